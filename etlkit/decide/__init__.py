@@ -1,0 +1,1 @@
+"""Decisions, pure: standard library only, no I/O, no thread, no clock."""

@@ -1,0 +1,84 @@
+"""Every error that etlkit raises on purpose.
+
+    EtlkitError                1   what happened, where, and the remedy
+    ├── UsageError             2   the call itself is wrong
+    ├── InputError            65   input data, named by file, row group or line, and column
+    ├── StateBusyError        73   another live run holds the state
+    ├── FencedError           73   another run has taken over; this one may not commit any more
+    ├── StateError            74   checkpoint or state I/O; the last good checkpoint is untouched
+    │   └── CorruptStateError 74   what is on disk is not what was written
+    ├── RefusedError          77   the cluster said no
+    └── ConfigError           78   configuration or plan that cannot work
+        └── PlanError         78   the pipeline itself is wrong (unknown column, type mismatch)
+
+It does not cover what pyarrow or the operating system raise: those are caught where they
+arise and turned into one of these, with the original as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from .exits import Exit
+
+
+class EtlkitError(Exception):
+    """An error with a place and a remedy.
+
+    ``message`` says what happened and where, ``remedy`` what to do about it. ``exit_code``
+    is what a command ends with when nobody catches it.
+    """
+
+    exit_code: Exit = Exit.FAILED
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class UsageError(EtlkitError):
+    exit_code = Exit.USAGE
+
+
+class InputError(EtlkitError):
+    """``place`` is the file and, where known, its row group, line and column."""
+
+    exit_code = Exit.BAD_INPUT
+
+    def __init__(self, message: str, remedy: str = "", *, place: str = "") -> None:
+        super().__init__(f"{place}: {message}" if place else message, remedy)
+        self.place = place
+
+
+class StateBusyError(EtlkitError):
+    exit_code = Exit.STATE_BUSY
+
+
+class FencedError(EtlkitError):
+    exit_code = Exit.STATE_BUSY
+
+
+class StateError(EtlkitError):
+    exit_code = Exit.STATE_IO
+
+
+class CorruptStateError(StateError):
+    """``name`` is the file in the state directory that is not what was written."""
+
+    def __init__(self, message: str, remedy: str = "", *, name: str = "") -> None:
+        super().__init__(message, remedy)
+        self.name = name
+
+
+class RefusedError(EtlkitError):
+    exit_code = Exit.REFUSED
+
+
+class ConfigError(EtlkitError):
+    exit_code = Exit.CONFIG
+
+
+class PlanError(ConfigError):
+    pass
