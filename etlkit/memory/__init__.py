@@ -1,0 +1,24 @@
+"""Memory: what we are held to, what is used, what is promised, what will be needed.
+
+Importing this package needs the standard library alone, so that a start at a limit too small for pyarrow can
+still see where it stands and ask for more.
+"""
+
+from __future__ import annotations
+
+from .cpu import CpuReader, CpuSample, find_cpu_reader
+from .discover import find_reader
+from .ledger import Grant, Ledger
+from .sample import MemoryReader, MemorySample, interval_s
+
+__all__ = [
+    "CpuReader",
+    "CpuSample",
+    "Grant",
+    "Ledger",
+    "MemoryReader",
+    "MemorySample",
+    "find_cpu_reader",
+    "find_reader",
+    "interval_s",
+]
