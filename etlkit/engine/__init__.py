@@ -1,0 +1,1 @@
+"""How one process runs a plan: stages, splits, workers, operators, the state between stages."""

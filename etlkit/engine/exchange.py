@@ -1,0 +1,210 @@
+"""The state between two stages: rows hash-partitioned, folded in memory, let go at each checkpoint.
+
+A **cell** holds one partition's rows since the last checkpoint: raw batches, and partials that were folded from them.
+A **generation** is one cell a partition. A checkpoint takes the whole generation under the state's lock and puts an empty one
+in its place, so it never sees half a split; what is being folded at that moment stays in its cell, and the writer waits
+for that cell's own lock. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from .hashing import partition_batch, partition_ids
+
+
+class Combiner(Protocol):
+    """What makes rows that meet in a partition smaller: the aggregate plan, or nothing (join, sort)."""
+
+    @property
+    def raw_schema(self) -> pa.Schema: ...
+
+    @property
+    def partial_schema(self) -> pa.Schema: ...
+
+    def prepare(self, batch: pa.RecordBatch, position: int) -> pa.RecordBatch:
+        """The narrow columns that travel. ``position``: split << 40 | row, for what goes by input order."""
+        ...
+
+    def fold(self, raw: pa.Table) -> pa.Table:
+        """Raw rows of one partition → partials."""
+        ...
+
+    def merge(self, partials: pa.Table) -> pa.Table:
+        """Partials of one partition → fewer partials."""
+        ...
+
+
+@dataclass(slots=True)
+class Cell:
+    """One partition of one generation."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    raw: list[pa.RecordBatch] = field(default_factory=list)
+    partials: list[pa.Table] = field(default_factory=list)
+    merged_rows: int = 0
+    """Rows of the first partial after the last merge: merging again pays once as many have come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What came in between two checkpoints."""
+
+    cells: tuple[Cell, ...]
+
+    def __bool__(self) -> bool:
+        return any(cell.raw or cell.partials for cell in self.cells)
+
+
+@dataclass(slots=True)
+class SplitState:
+    """What one split adds, gathered by one worker and handed over in one step."""
+
+    raw: list[list[tuple[int, pa.RecordBatch]]] = field(default_factory=list)
+    partials: list[list[tuple[int, pa.RecordBatch]]] = field(default_factory=list)
+    raw_rows: int = 0
+    bytes: int = 0
+
+
+class ExchangeState:
+    """Thread-safe. ``lock`` is the engine's: held for list operations only, never while computing."""
+
+    def __init__(self, combiner: Combiner, keys: int, partitions: int, lock: threading.Lock) -> None:
+        self.combiner = combiner
+        self.keys = keys
+        self.partitions = partitions
+        self._lock = lock
+        self._cells = self._fresh()
+        self.raw_bytes = 0
+        self.partial_bytes = 0
+        self.writing_bytes = 0
+        """State taken by a checkpoint that is not durable yet."""
+        self.folded_rows = 0
+        self.folded_groups = 0
+        """Of the folds so far: rows in and partials out, which tells how many distinct keys there are."""
+
+    def _fresh(self) -> tuple[Cell, ...]:
+        return tuple(Cell() for _ in range(self.partitions))
+
+    @property
+    def bytes(self) -> int:
+        return self.raw_bytes + self.partial_bytes + self.writing_bytes
+
+    def route(self, batch: pa.RecordBatch) -> list[tuple[int, pa.RecordBatch]]:
+        """The batch, cut by the hash of its first ``keys`` columns."""
+        if self.partitions == 1 or not self.keys:
+            return [(0, batch)]
+        ids = partition_ids(batch.columns[: self.keys], self.partitions)
+        return partition_batch(batch, ids, self.partitions)
+
+    def add(self, split: SplitState) -> None:
+        """Called with the lock held, in the same step that marks the split finished."""
+        cells = self._cells
+        for routed in split.raw:
+            for partition, batch in routed:
+                cells[partition].raw.append(batch)
+                self.raw_bytes += batch.nbytes
+        for routed in split.partials:
+            for partition, batch in routed:
+                cells[partition].partials.append(pa.Table.from_batches([batch]))
+                self.partial_bytes += batch.nbytes
+
+    def take(self) -> Generation:
+        """Called with the lock held: all that is there, for a checkpoint to write."""
+        taken = Generation(self._cells)
+        self._cells = self._fresh()
+        self.writing_bytes += self.raw_bytes + self.partial_bytes
+        self.raw_bytes = self.partial_bytes = 0
+        return taken
+
+    def give_back(self, generation: Generation) -> None:
+        """Called with the lock held: the checkpoint failed, its rows are state again."""
+        for mine, theirs in zip(self._cells, generation.cells, strict=True):
+            mine.raw[:0] = theirs.raw
+            mine.partials[:0] = theirs.partials
+        self._recount()
+        self.writing_bytes = 0
+
+    def let_go(self, generation: Generation) -> None:
+        """Called with the lock held: the checkpoint is durable, so the memory is free."""
+        for cell in generation.cells:
+            cell.raw.clear()
+            cell.partials.clear()
+        self.writing_bytes = 0
+
+    def _recount(self) -> None:
+        self.raw_bytes = sum(batch.nbytes for cell in self._cells for batch in cell.raw)
+        self.partial_bytes = sum(table.nbytes for cell in self._cells for table in cell.partials)
+
+    def sweep(self, stop: threading.Event | None = None) -> None:
+        """Fold every cell's raw rows. Several workers may sweep at once; each takes what it finds."""
+        with self._lock:
+            cells = self._cells
+        for cell in cells:
+            if stop is not None and stop.is_set():
+                return
+            self._fold(cell, cells)
+
+    def _fold(self, cell: Cell, cells: Sequence[Cell]) -> None:
+        with cell.lock:
+            with self._lock:
+                raw, cell.raw = cell.raw, []
+                # While it is being folded it must still be found, should the fold fail for lack of memory.
+            if not raw:
+                return
+            try:
+                table = fold_raw(self.combiner, raw)
+            except BaseException:
+                with self._lock:
+                    cell.raw[:0] = raw
+                raise
+            before = sum(batch.nbytes for batch in raw)
+            rows = sum(batch.num_rows for batch in raw)
+            del raw
+            merged = self._merge(cell, table)
+            with self._lock:
+                self.folded_rows += rows
+                self.folded_groups += table.num_rows
+                if self._cells is cells:
+                    self.raw_bytes -= before
+                    self.partial_bytes += merged
+                else:
+                    self.writing_bytes += merged - before
+
+    def _merge(self, cell: Cell, table: pa.Table) -> int:
+        """Add partials to a cell, merging once as much has come as was there. Change of its partials' bytes."""
+        partials = [*cell.partials, table]
+        rows = sum(one.num_rows for one in partials)
+        before = sum(one.nbytes for one in cell.partials)
+        if len(partials) > 1 and rows >= 2 * cell.merged_rows:
+            merged = self.combiner.merge(pa.concat_tables(partials))
+            cell.merged_rows = merged.num_rows
+            partials = [merged]
+        with self._lock:
+            cell.partials = partials
+        return sum(one.nbytes for one in partials) - before
+
+
+def fold_raw(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:
+    return combiner.fold(pa.Table.from_batches(raw, combiner.raw_schema))
+
+
+def drain_cell(combiner: Combiner, cell: Cell) -> pa.Table | None:
+    """All of one cell as one table of partials, for the writer. The cell keeps its rows until the commit."""
+    with cell.lock:
+        tables = list(cell.partials)
+        if cell.raw:
+            folded = fold_raw(combiner, cell.raw)
+            cell.partials = [*tables, folded]
+            cell.raw = []
+            tables = cell.partials
+        if not tables:
+            return None
+        if len(tables) > 1:
+            cell.partials = tables = [combiner.merge(pa.concat_tables(tables))]
+        return tables[0]

@@ -1,0 +1,269 @@
+"""From what the author wrote to what runs: stages, their inputs, fused steps and outputs.
+
+Covers name resolution, column pruning, predicate push-down and the cut into stages. It reads schemas and footers of the
+inputs, no rows. The result is deterministic: the same job over the same files gives the same stages and splits (law 10).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from ..errors import PlanError
+from ..io.formats import open_sink, open_source
+from ..io.sink import Sink
+from ..io.source import Source, Split
+from ..plan import nodes
+from ..plan.expr import Expr, col
+from ..plan.pipeline import Pipeline
+from .aggregate import AggregatePlan, plan_aggregates
+from .steps import ExplodeOp, FilterOp, MapOp, Op, ProjectOp, Step, bind_ops, needed_before
+from .widths import row_bytes
+
+SINK_SPLIT_BYTES = 32 * 1024 * 1024
+"""Encoded input bytes of a split whose rows go to a sink: one split is one part."""
+EXCHANGE_SPLIT_BYTES = 4 * 1024 * 1024
+"""Encoded input bytes of a split whose rows go to an exchange: small, since a split counts only when it is whole."""
+PARTITION_BYTES = 8 * 1024 * 1024
+MIN_PARTITIONS, MAX_PARTITIONS = 8, 512
+
+
+@dataclass(frozen=True, slots=True)
+class ScanInput:
+    """Rows of a source through fused steps."""
+
+    source: Source
+    columns: tuple[str, ...] | None
+    predicate: Expr | None
+    steps: tuple[Step, ...]
+    splits: tuple[Split, ...]
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceInput:
+    """Partitions of the exchange that an earlier stage filled, reduced to rows, through fused steps."""
+
+    stage: int
+    reducer: AggregatePlan
+    steps: tuple[Step, ...]
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeOutput:
+    """Rows are partitioned by their first ``keys`` columns."""
+
+    combiner: AggregatePlan
+    keys: int
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOutput:
+    """Rows go to sink number ``sink`` of the job."""
+
+    sink: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    index: int
+    kind: str
+    """For people: ``scan → group``, ``group → write``."""
+    inputs: tuple[ScanInput | ReduceInput, ...]
+    output: ExchangeOutput | SinkOutput
+    schema: pa.Schema
+
+    @property
+    def has_author_functions(self) -> bool:
+        from .steps import MapStep
+
+        return any(isinstance(step, MapStep) for one in self.inputs for step in one.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    stages: tuple[Stage, ...]
+    sinks: tuple[Sink, ...]
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A row stream while lowering: a source or an exchange, and the ops on it so far."""
+
+    source: Source | None
+    exchange: tuple[int, AggregatePlan] | None
+    ops: tuple[Op, ...]
+    schema: pa.Schema
+    """After ``ops``."""
+
+
+@dataclass(slots=True)
+class _Lowering:
+    stages: list[Stage] = field(default_factory=list)
+    sinks: list[Sink] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+
+    # ── nodes to streams ────────────────────────────────────────────────────────────────────────────────────────
+
+    def lower(self, node: nodes.Node) -> list[_Stream]:
+        """The node as the union of streams."""
+        match node:
+            case nodes.Read(format, paths, options):
+                return [self._source(open_source(format, paths, dict(options)))]
+            case nodes.ReadSource(source):
+                return [self._source(source)]
+            case nodes.Union(inputs):
+                return self._union([self.lower(one) for one in inputs])
+            case nodes.GroupBy(below, keys, aggregates):
+                return [self._group(self.lower(below), keys, dict(aggregates))]
+            case nodes.Distinct() | nodes.Join() | nodes.Sort() | nodes.Limit():
+                raise PlanError(f"{type(node).__name__.lower()} is not built yet", "use the steps that are")
+            case _:
+                return [self._step(stream, node) for stream in self.lower(node.input)]
+
+    def _source(self, source: Source) -> _Stream:
+        self.sources.append(source)
+        return _Stream(source, None, (), source.schema)
+
+    def _union(self, several: Sequence[Sequence[_Stream]]) -> list[_Stream]:
+        streams = [stream for streams in several for stream in streams]
+        first = streams[0].schema
+        aligned = [streams[0]]
+        for stream in streams[1:]:
+            if set(stream.schema.names) != set(first.names):
+                raise PlanError(
+                    f"union: columns {sorted(stream.schema.names)} are not {sorted(first.names)}", "select the same ones"
+                )
+            casts = tuple(
+                (name, col(name) if stream.schema.field(name).type == kind else col(name).cast(kind))
+                for name, kind in zip(first.names, first.types, strict=True)
+            )
+            aligned.append(self._with(stream, ProjectOp(casts)))
+        return aligned
+
+    def _step(self, stream: _Stream, node: nodes.Node) -> _Stream:
+        names = stream.schema.names
+        match node:
+            case nodes.Filter(_, predicate):
+                return self._with(stream, FilterOp(predicate))
+            case nodes.Select(_, columns):
+                return self._with(stream, ProjectOp(columns))
+            case nodes.WithColumns(_, columns):
+                new = dict(columns)
+                kept = [(name, new.pop(name, col(name))) for name in names]
+                return self._with(stream, ProjectOp((*kept, *new.items())))
+            case nodes.Rename(_, pairs):
+                renamed = dict(pairs)
+                self._known(renamed, names, "rename")
+                return self._with(stream, ProjectOp(tuple((renamed.get(name, name), col(name)) for name in names)))
+            case nodes.Drop(_, dropped):
+                self._known(dropped, names, "drop")
+                return self._with(stream, ProjectOp(tuple((name, col(name)) for name in names if name not in dropped)))
+            case nodes.Cast(_, types):
+                kinds = dict(types)
+                self._known(kinds, names, "cast")
+                pairs_ = tuple((name, col(name).cast(kinds[name]) if name in kinds else col(name)) for name in names)
+                return self._with(stream, ProjectOp(pairs_))
+            case nodes.MapBatches(_, fn, schema, _):
+                return self._with(stream, MapOp(fn, schema, getattr(fn, "__name__", type(fn).__name__)))
+            case nodes.Explode(_, column):
+                return self._with(stream, ExplodeOp(column))
+        raise AssertionError(f"unknown node {node}")
+
+    def _known(self, wanted: Sequence[str] | dict[str, object] | dict[str, str], names: list[str], what: str) -> None:
+        for name in wanted:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                raise PlanError(
+                    f"{what}: no column '{name}'",
+                    f"did you mean '{near[0]}'?" if near else f"columns: {', '.join(names)}",
+                )
+
+    def _with(self, stream: _Stream, op: Op) -> _Stream:
+        """One more op; binding it to the schema so far finds unknown names and types at once."""
+        _, schema = bind_ops((op,), stream.schema, None)
+        return replace(stream, ops=(*stream.ops, op), schema=schema)
+
+    # ── stage boundaries ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _group(self, streams: list[_Stream], keys: tuple[str, ...], aggregates: dict[str, nodes.Aggregate]) -> _Stream:
+        schema = streams[0].schema
+        self._known(keys, schema.names, "group_by")
+        full = plan_aggregates(keys, aggregates, schema)
+        wanted = sorted(set().union(*(expr.columns() for _, expr in full.inputs)), key=schema.names.index)
+        inputs = [self._input(stream, wanted, EXCHANGE_SPLIT_BYTES) for stream in streams]
+        combiner = plan_aggregates(keys, aggregates, inputs[0].schema)
+        partitions = self._partitions(inputs, combiner) if keys else 1
+        index = self._stage("group", inputs, ExchangeOutput(combiner, len(keys), partitions), combiner.partial_schema)
+        return _Stream(None, (index, combiner), (), combiner.final_schema)
+
+    def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], combiner: AggregatePlan) -> int:
+        """A power of two, so that a partition of everything, not folded at all, stays near PARTITION_BYTES."""
+        rows = sum(split.rows or 0 for one in inputs if isinstance(one, ScanInput) for split in one.splits)
+        unknown = any(
+            not isinstance(one, ScanInput) or any(split.rows is None for split in one.splits) for one in inputs
+        )
+        if unknown:
+            return 64
+        needed = max(1, rows * row_bytes(combiner.raw_schema) // PARTITION_BYTES)
+        return min(MAX_PARTITIONS, max(MIN_PARTITIONS, 1 << (needed - 1).bit_length()))
+
+    def end(self, end: nodes.End) -> None:
+        streams = self.lower(end.input)
+        sink = end.sink if isinstance(end, nodes.WriteSink) else open_sink(end.format, end.path, dict(end.options))
+        self.sinks.append(sink)
+        inputs = [self._input(stream, None, SINK_SPLIT_BYTES) for stream in streams]
+        self._stage("write", inputs, SinkOutput(len(self.sinks) - 1), streams[0].schema)
+
+    def _stage(
+        self,
+        kind: str,
+        inputs: Sequence[ScanInput | ReduceInput],
+        output: ExchangeOutput | SinkOutput,
+        schema: pa.Schema,
+    ) -> int:
+        begin = "scan" if isinstance(inputs[0], ScanInput) else "reduce"
+        stage = Stage(len(self.stages), f"{begin} → {kind}", tuple(inputs), output, schema)
+        self.stages.append(stage)
+        return stage.index
+
+    def _input(self, stream: _Stream, wanted: Sequence[str] | None, target_bytes: int) -> ScanInput | ReduceInput:
+        if stream.exchange is not None:
+            stage, reducer = stream.exchange
+            steps, schema = bind_ops(stream.ops, reducer.final_schema, wanted)
+            return ReduceInput(stage, reducer, steps, schema)
+        source = stream.source
+        assert source is not None
+        needed = needed_before(stream.ops, wanted)
+        columns = None if needed is None else tuple(name for name in source.schema.names if name in needed)
+        if columns is not None and len(columns) == len(source.schema.names):
+            columns = None
+        narrow = source.schema if columns is None else pa.schema([source.schema.field(name) for name in columns])
+        steps, schema = bind_ops(stream.ops, narrow, wanted)
+        predicate = self._pushed(stream.ops)
+        splits = tuple(source.splits(columns, predicate, target_bytes))
+        return ScanInput(source, columns, predicate, steps, splits, schema)
+
+    def _pushed(self, ops: Sequence[Op]) -> Expr | None:
+        """The filters that come before anything else, as one predicate for the reader's statistics."""
+        pushed: Expr | None = None
+        for op in ops:
+            if not isinstance(op, FilterOp):
+                break
+            pushed = op.predicate if pushed is None else pushed & op.predicate
+        return pushed
+
+
+def lower(pipelines: Sequence[Pipeline]) -> Plan:
+    """The stages of a job, in the order in which they run. Errors: PlanError, ConfigError, InputError."""
+    lowering = _Lowering()
+    for pipeline in pipelines:
+        assert isinstance(pipeline.node, nodes.Write | nodes.WriteSink)
+        lowering.end(pipeline.node)
+    return Plan(tuple(lowering.stages), tuple(lowering.sinks), tuple(lowering.sources))

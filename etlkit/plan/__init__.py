@@ -1,0 +1,1 @@
+"""What the author says: expressions, pipelines, jobs. Nothing here reads data, and nothing heavy is imported."""
