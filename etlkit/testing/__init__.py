@@ -1,0 +1,1 @@
+"""Helpers for tests, shipped: for authors of jobs and for ourselves. Nothing in etlkit itself imports them."""
