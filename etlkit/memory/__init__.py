@@ -6,10 +6,12 @@ still see where it stands and ask for more.
 
 from __future__ import annotations
 
+from .allocation import allocator_environment, is_allocation_failure, needs_restart, release_pools
 from .cpu import CpuReader, CpuSample, find_cpu_reader
 from .discover import find_reader
 from .ledger import Grant, Ledger
 from .sample import MemoryReader, MemorySample, interval_s
+from .wall import Wall, WallPlacement
 
 __all__ = [
     "CpuReader",
@@ -18,7 +20,13 @@ __all__ = [
     "Ledger",
     "MemoryReader",
     "MemorySample",
+    "Wall",
+    "WallPlacement",
+    "allocator_environment",
     "find_cpu_reader",
     "find_reader",
     "interval_s",
+    "is_allocation_failure",
+    "needs_restart",
+    "release_pools",
 ]

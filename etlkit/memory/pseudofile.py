@@ -85,6 +85,9 @@ def field(buffer: bytearray, key: bytes, missing: int = 0) -> int:
 
 
 def _word(buffer: bytearray, start: int) -> bytes:
+    # /proc/self/status aligns its numbers with tabs and spaces.
+    while buffer[start] in (9, 32):
+        start += 1
     end = start
     while buffer[end] > 32:
         end += 1

@@ -88,7 +88,7 @@ class RealGroup:
     def command(self, argv: Sequence[str | os.PathLike[str]]) -> list[str]:
         """The command that joins this group and then becomes ``argv``, so that not a byte is charged elsewhere."""
         script = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
-        return ["/bin/sh", "-c", script, str(self.folder), *map(os.fspath, argv)]
+        return ["/bin/sh", "-c", script, str(self.folder), *(os.fspath(word) for word in argv)]
 
     def run(
         self,

@@ -1,0 +1,87 @@
+"""Allocation: which errors mean "no memory", giving freed memory back, and the allocator's environment.
+
+Covers glibc's malloc under Arrow's ``system`` pool. Where to put the wall that makes allocations fail is for
+``wall``; what to do about it (release, spill, halve, retry) is for the engine. pyarrow is imported only if it is
+loaded already.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import re
+import sys
+from collections.abc import Mapping
+
+from ..units import MIB
+from .process import ResidentSize
+
+_TEXTS = re.compile(
+    r"\b(?:re)?alloc(?:ate)? of size \d+ failed|malloc of size \d+|std::bad_alloc|Cannot allocate memory"
+    r"|Failed to launch worker thread|can't start new thread"
+)
+
+
+def is_allocation_failure(error: BaseException) -> bool:
+    """True if memory ran out at the bottom of it, whatever the error calls itself.
+
+    Follows ``raise … from``. An error that merely arose while another was handled is its own: a bug is not excused.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, MemoryError):
+            return True
+        if isinstance(current, OSError) and current.errno == errno.ENOMEM:
+            return True
+        # Arrow wraps a failed malloc in whatever it was doing: opening a file, starting a thread.
+        raised_by_arrow = type(current).__module__.split(".")[0] == "pyarrow"
+        if (raised_by_arrow or type(current) in (OSError, RuntimeError)) and _TEXTS.search(str(current)):
+            return True
+        current = current.__cause__
+    return False
+
+
+def release_pools() -> int:
+    """Give back what is freed but still held: Arrow's pool first, then glibc's heap. How many bytes that was."""
+    resident = ResidentSize()
+    before_bytes = sum(resident.split())
+    if "pyarrow" in sys.modules:
+        import pyarrow as pa
+
+        pa.default_memory_pool().release_unused()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+    after_bytes = sum(resident.split())
+    resident.close()
+    return max(0, before_bytes - after_bytes)
+
+
+def allocator_environment(limit_bytes: int | None) -> dict[str, str]:
+    """What must be set before the process starts, for the wall to hold and the allocator to be quick."""
+    # Above the threshold each buffer is a mapping of its own, zeroed page by page each time. Below it the heap keeps
+    # what is freed, up to the trim threshold. A small limit cannot afford to keep much.
+    threshold_bytes = 32 * MIB if limit_bytes is None else min(32 * MIB, max(1 * MIB, limit_bytes // 16))
+    return {
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": str(threshold_bytes),
+        "MALLOC_TRIM_THRESHOLD_": str(threshold_bytes),
+    }
+
+
+def needs_restart(environ: Mapping[str, str]) -> bool:
+    """True if a variable of ``allocator_environment`` is missing, so that the process should start itself again once.
+
+    What the author has set is left alone, other values too.
+    """
+    return sys.platform.startswith("linux") and any(name not in environ for name in allocator_environment(None))
+
+
+def _malloc_trim() -> ctypes._NamedFuncPointer | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    # musl has none.
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
