@@ -63,7 +63,7 @@ OUTCOMES: Mapping[Kind, ResizeOutcome] = {
 
 _MEANING: Mapping[Kind, str] = {
     Kind.UNAUTHORIZED: "the API server does not accept the service account's token",
-    Kind.RBAC: "the service account may not do this: an administrator must grant `get` on pods and `patch` on pods/resize",
+    Kind.RBAC: "the service account may not do this: an admin must grant `get` on pods and `patch` on pods/resize",
     Kind.NODE_CAPACITY: "the node can never hold this size: ask for less, or run the pod on a larger node",
     Kind.LIMIT_RANGE: "a LimitRange of the namespace forbids this size",
     Kind.QUOTA: "the namespace's ResourceQuota has no room for this size",

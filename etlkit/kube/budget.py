@@ -1,8 +1,8 @@
 """How many restarts a Job still allows (F8). Pure arithmetic.
 
-A Job with ``restartPolicy: OnFailure`` is failed as soon as the restarts of all containers of its live pods, init containers
-and sidecars included, reach ``backoffLimit``, and each resize with RestartContainer is such a restart. It does not know the other pods of
-an Indexed Job, whose restarts count too: give those room in ``backoffLimit``.
+A Job with ``restartPolicy: OnFailure`` is failed as soon as the restarts of all containers of its live pods, init
+containers and sidecars included, reach ``backoffLimit``, and each resize with RestartContainer is such a restart. This
+does not know the other pods of an Indexed Job, whose restarts count too: give those room in ``backoffLimit``.
 """
 
 from __future__ import annotations

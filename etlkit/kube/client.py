@@ -1,8 +1,8 @@
 """The pod's own two calls: GET pod and PATCH pods/resize, by the standard library alone.
 
 One client serves the running job and the start that is too small to import anything (ADR 0007). The token and the
-authority's certificate are read anew for each call, since both rotate. Every failure is an ``Answer`` with a kind; nothing is
-raised, and neither the token nor a header is ever part of a message. GET is tried again after anything that
+authority's certificate are read anew for each call, since both rotate. Every failure is an ``Answer`` with a kind;
+nothing is raised, and neither the token nor a header is ever part of a message. GET is tried again after anything that
 may pass; PATCH only after an answer that says it was not taken (409, 429) or may be repeated (5xx).
 It does not follow a resize: that is ``resizer.py``.
 """
@@ -36,12 +36,14 @@ class Patience:
     """How long one call may take, all tries together."""
 
     connect_s: float = 3.0
-    total_s: float = 10.0
+    get_s: float = 4.0
     """One try, from connecting to the last byte."""
+    patch_s: float = 10.0
+    """Admission webhooks may take their time, ten seconds by default."""
     tries: int = 4
     first_wait_s: float = 0.2
     longest_wait_s: float = 5.0
-    budget_s: float = 20.0
+    budget_s: float = 12.0
     """No further try is begun after this; a Retry-After beyond it ends the call with the server's answer."""
 
 
@@ -114,6 +116,7 @@ class PodClient:
 
     def _once(self, method: str, path: str, body: bytes | None) -> Answer:
         sent: list[bool] = []
+        total_s = self._patience.get_s if body is None else self._patience.patch_s
         try:
             try:
                 token = self.access.token_file.read_text().strip()
@@ -125,7 +128,7 @@ class PodClient:
                 headers["Content-Type"] = PATCH_TYPE
             status, content, retry_after = wire.call(
                 self.access.host, self.access.port, context, method, path, headers, body,
-                connect_s=self._patience.connect_s, total_s=self._patience.total_s, sent=sent,
+                connect_s=self._patience.connect_s, total_s=total_s, sent=sent,
             )  # fmt: skip
             return read_answer(status, content, retry_after)
         except TimeoutError as error:
@@ -149,8 +152,8 @@ class PodClient:
 def moved_request(pod: PodView, request: int | None, old_limit: int | None, new_limit: int) -> int:
     """The request that goes with a new limit (F16).
 
-    Guaranteed, or request equal to limit: both are the same. Burstable: the request moves by as much as the limit, so that what
-    is asked for is also reserved and the node is not overcommitted by us; going down it keeps its share at least.
+    Guaranteed, or request equal to limit: both are the same. Burstable: the request moves by as much as the limit, so
+    that what is asked for is also reserved and we do not overcommit the node; going down it keeps its share at least.
     A gap between the two stays one, so the QoS class can't change.
     """
     if pod.qos == "Guaranteed" or request is None or old_limit is None or request >= old_limit:

@@ -1,16 +1,17 @@
 """What a pod object says, and where a resize stands. Pure, standard library only.
 
-``read_pod`` takes a pod as the API server prints it (1.33 and newer) and one container or sidecar of it. ``ResizeTracker``
-follows one wanted size through requested, in progress, deferred, error, to one of the final outcomes, from levels and never
-from edges (F21): each observation is judged alone, whatever came before it was missed. Times are handed in, from one
-monotonic clock of ours; the server's clock is never read. Nothing here asks the server or reads a file.
+``read_pod`` takes a pod as the API server prints it (1.33 and newer) and one container or sidecar of it.
+``ResizeTracker`` follows one wanted size through requested, in progress, deferred, error, to one of the final
+outcomes, from levels and never from edges (F21): each observation is judged alone, whatever came before it was missed.
+Times are handed in, from one monotonic clock of ours; the server's clock is never read. Nothing here asks the server
+or reads a file.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..decide.events import FINAL_OUTCOMES, ResizeMode, ResizeOutcome
@@ -107,8 +108,12 @@ class PodView:
 
     @property
     def settled(self) -> bool:
-        """Done, by F21: seen, no condition, and what is in force is what is wanted."""
-        return self.observed and not self.conditions and _same(self.spec, self.actual)
+        """Done, by F21: seen, no condition, and what is in force is what is wanted.
+
+        The CPU request is left out: the kubelet reports it rounded to the kernel's shares.
+        """
+        wanted = replace(self.spec, request_millis=None)
+        return self.observed and not self.conditions and wanted == replace(self.actual, request_millis=None)
 
 
 def read_pod(pod: Mapping[str, Any], container: str) -> PodView:
@@ -145,7 +150,8 @@ def read_pod(pod: Mapping[str, Any], container: str) -> PodView:
         cpu_policy=_mode(policies.get("cpu")),
         qos=str(status.get("qosClass", "")),
         generation=generation,
-        observed_generation=int(status.get("observedGeneration") or 0),
+        # 1.33 does not say it; there the conditions and the resources alone decide.
+        observed_generation=int(status.get("observedGeneration") or generation),
         conditions=_conditions(status, generation),
         restart_count=int(now.get("restartCount") or 0),
         restart_counts=tuple(int(s.get("restartCount") or 0) for s in statuses),
@@ -187,20 +193,21 @@ class Standing:
 @dataclass(frozen=True, slots=True)
 class Deadlines:
     stuck_s: float = 5.0
-    """A live resize takes some 0.1 s. One that the kubelet holds in progress this long is failing (F5: no reason is given)."""
+    """A live resize takes some 0.1 s. One that the kubelet holds in progress this long is failing (F5), though its
+    condition gives no reason."""
     settle_s: float = 0.5
     """Without a limit file, the status must say done for this long: it can flip back for a moment."""
     silent_s: float = 30.0
     """No pod could be read for this long: nobody knows where the resize stands."""
     withdraw_s: float = 10.0
-    """A withdrawn size that the kubelet has not confirmed by then counts as withdrawn: nothing else is wanted any more."""
+    """A withdrawn size that the kubelet has not confirmed by then counts as withdrawn: nobody wants it any more."""
 
 
 class ResizeTracker:
     """Follows one accepted resize of memory, cpu or both. Not thread-safe; it keeps times and the last standing.
 
-    ``limit_file_bytes`` is the cgroup's own word on memory. Where there is one, it alone says that memory is actuated; the
-    status may be early and late. An observer from outside (``etlkit resize --wait``) has none and goes by the status.
+    ``limit_file_bytes`` is the cgroup's own word on memory. Where there is one, it alone says that memory is actuated;
+    the status may be early and late. An observer from outside (``etlkit resize --wait``) has none and goes by the status.
     """
 
     def __init__(
@@ -218,13 +225,10 @@ class ResizeTracker:
         self._generation = generation
         self._deadlines = deadlines or Deadlines()
         self._seen_at_s = at_s
-        self._since_s = at_s
         self._done_since_s: float | None = None
         self._progress_since_s: float | None = None
         self._withdrawn_at_s: float | None = None
-        self.standing = Standing(
-            ResizeOutcome.REQUESTED, "the API server took the request; the kubelet has not answered yet"
-        )
+        self.standing = Standing(ResizeOutcome.REQUESTED, "taken by the API server; the kubelet has not answered yet")
 
     @property
     def withdrawing(self) -> bool:
@@ -234,7 +238,7 @@ class ResizeTracker:
         """The API server took the old size again: from now on wait for the kubelet to see that."""
         self.target = target
         self._generation = generation
-        self._withdrawn_at_s = self._since_s = self._seen_at_s = at_s
+        self._withdrawn_at_s = self._seen_at_s = at_s
         self._done_since_s = self._progress_since_s = None
 
     def observe(self, view: PodView | None, limit_file_bytes: int | None, at_s: float) -> Standing:
@@ -273,10 +277,13 @@ class ResizeTracker:
             return Standing(ResizeOutcome.ERROR, f"the kubelet could not apply it and keeps trying: {progress.message}")
         if progress is not None:
             return self._stuck(at_s) or Standing(ResizeOutcome.IN_PROGRESS, self._progress_words())
-        if self._done_for_s(at_s) >= self._deadlines.settle_s and (
-            limit_file_bytes is None or self.target.limit_bytes is None
-        ):
-            return Standing(ResizeOutcome.ACTUATED, "the pod's status says that it is in force")
+        done_for_s = self._done_for_s(at_s)
+        if limit_file_bytes is None or self.target.limit_bytes is None:
+            if done_for_s >= self._deadlines.settle_s:
+                return Standing(ResizeOutcome.ACTUATED, "the pod's status says that it is in force")
+        elif done_for_s >= self._deadlines.stuck_s:
+            seen = format_bytes(limit_file_bytes)
+            return Standing(ResizeOutcome.ERROR, f"the pod's status says done, but the cgroup's limit is {seen}")
         return self._stuck(at_s) or self.standing
 
     def _note_levels(self, view: PodView, at_s: float) -> None:
@@ -303,12 +310,12 @@ class ResizeTracker:
         if silent_s >= self._deadlines.silent_s:
             return Standing(
                 ResizeOutcome.UNREACHABLE,
-                f"accepted, but the API server has not answered for {format_seconds(silent_s)}; it may still be granted",
+                f"accepted, but no answer from the API server for {format_seconds(silent_s)}; it may still be granted",
             )
         return self.standing
 
     def _stuck(self, at_s: float) -> Standing | None:
-        """Held in progress by a kubelet that says no reason. A restart may take the whole grace period, so only live."""
+        """Held in progress by a kubelet that says no reason. Only live: a restart may take the whole grace period."""
         since_s = self._progress_since_s
         if self._mode is not ResizeMode.LIVE or since_s is None or at_s - since_s < self._deadlines.stuck_s:
             return None
@@ -353,10 +360,6 @@ def explain_pending(condition: Condition) -> str:
         f"the node has no room now{words}. It is granted when others leave, at any later moment,"
         f" unless it is withdrawn ({condition.message})"
     )
-
-
-def _same(one: Resources, other: Resources) -> bool:
-    return one == other
 
 
 def _wanted(target: Resources, found: Resources) -> bool:
