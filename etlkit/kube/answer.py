@@ -104,12 +104,8 @@ class Answer:
         """One sentence for a person: what it means, then the server's own words."""
         if self.ok:
             return "accepted"
-        code = f"{self.status}: " if self.status else ""
-        return (
-            f"{_MEANING[self.kind]} ({code}{self.message})"
-            if self.message
-            else f"{_MEANING[self.kind]} ({self.status})"
-        )
+        said = ": ".join(part for part in (str(self.status or ""), self.message) if part)
+        return f"{_MEANING[self.kind]} ({said})" if said else _MEANING[self.kind]
 
 
 def read_answer(status: int, body: bytes, retry_after: str | None = None) -> Answer:
