@@ -1,0 +1,297 @@
+"""Sinks that publish files in a folder: prepare, stage, recover, commit. What all formats share.
+
+The commit, in this order; each step may be repeated, so a crash anywhere rolls forward:
+
+1. ``_SUCCESS`` names this run: nothing is left to do but to remove staging.
+2. An old ``_SUCCESS`` is removed (if_exists "replace" and "append"), so that nobody trusts what is in between.
+3. "replace": each file that this run found at its start is removed, if it still is that file and no new part has its name.
+4. Each part is renamed from staging to its final name, unless it is there already.
+5. Folders are synced, innermost first.
+6. ``_SUCCESS`` is written in staging, synced, renamed, and the folder synced. From here on the output is true.
+7. Staging is removed.
+
+What it relies on: rename within one file system is atomic and takes a synced file's content along; fsync of a folder makes
+its names durable. NFS does both; neither hard links nor locks are used. It does not guard against another program
+that writes the same names at the same moment: two runs into one folder are told apart by ``_SUCCESS`` and by names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from ..errors import ConfigError, CorruptStateError, StateError
+from ..plan.nodes import IfExists
+from ..testing.crashpoints import reach
+from .part_file import PartFile, sync_folder, write_durably
+from .paths import local_output, state_error
+from .sink import Part, StagedPart
+from .staged import FormatWriter, StagedFiles
+
+SUCCESS = "_SUCCESS"
+_START = "start.json"
+_RUNS_REMEMBERED = 1000
+"""Earlier runs that an appended-to ``_SUCCESS`` still names."""
+
+Identity = list[int]
+
+
+class FolderSink(ABC):
+    """A format gives ``format``, ``extension``, ``options`` and ``open_writer``."""
+
+    format: ClassVar[str]
+    extension: ClassVar[str]
+
+    def __init__(self, path: str, if_exists: IfExists = "error", partition_by: Sequence[str] = ()) -> None:
+        self.path = path
+        self.if_exists = if_exists
+        self.partition_by = tuple(partition_by)
+        self._out = local_output(path)
+        self._run_id: str | None = None
+
+    @abstractmethod
+    def options(self) -> dict[str, object]:
+        """The format's own options, as JSON data."""
+
+    @abstractmethod
+    def open_writer(self, file: PartFile, first: pa.RecordBatch) -> FormatWriter:
+        """A writer that ``first`` (also written to it) is the first batch of."""
+
+    def describe(self) -> dict[str, object]:
+        shared = {"format": self.format, "path": self.path, "if_exists": self.if_exists}
+        return {**shared, "partition_by": list(self.partition_by), **self.options()}
+
+    def prepare(self, run_id: str, *, resuming: bool) -> None:
+        self._run_id = run_id
+        staging = self._staging
+        if self._published() and resuming:
+            return
+        if resuming and (staging / _START).exists():
+            return
+        # A run that was interrupted before its start was written down has shown nothing to anybody: it starts now.
+        success = _identity(self._out / SUCCESS)
+        found = self._visible()
+        if self.if_exists == "error" and (found or success):
+            shown = min(found, default=SUCCESS)
+            raise ConfigError(
+                f"{self.path}: the output folder is not empty (it holds {shown})",
+                'remove it, write elsewhere, or say if_exists="replace" or "append"',
+            )
+        try:
+            if staging.exists():
+                shutil.rmtree(staging)
+            made = _make_folders(staging)
+            start = {"success": success, "replaces": found if self.if_exists == "replace" else {}}
+            write_durably(staging / _START, json.dumps(start).encode(), by_way_of=staging / f"{_START}.new")
+        except OSError as error:
+            raise state_error("the staging folder cannot be made", staging, error) from error
+        for folder in made:
+            sync_folder(folder.parent)
+        reach("sink.prepared")
+
+    def stage(self, split: int, epoch: int, schema: pa.Schema) -> StagedPart:
+        for name in self.partition_by:
+            if schema.get_field_index(name) < 0:
+                raise ConfigError(f"partition_by: no column '{name}'", f"the columns are {', '.join(schema.names)}")
+            if pa.types.is_nested(schema.field(name).type):
+                raise ConfigError(f"partition_by: '{name}' is {schema.field(name).type}", "name columns of plain values")
+        if self.partition_by and len(self.partition_by) == len(schema.names):
+            raise ConfigError("partition_by names every column", "leave a column for the files to hold")
+        number = f"part-{split:05d}"
+        prefix = f"{hashlib.sha256(self._id.encode()).hexdigest()[:8]}-" if self.if_exists == "append" else ""
+
+        def staged(index: int) -> str:
+            return f"{number}.e{epoch}{f'.{index}' if self.partition_by else ''}.{self.extension}"
+
+        def final(folder: str, again: int) -> str:
+            name = f"{prefix}{number}{f'-{again}' if again else ''}.{self.extension}"
+            return f"{folder}/{name}" if folder else name
+
+        return StagedFiles(self._staging, split, self.partition_by, self.open_writer, staged, final)
+
+    def recover(self, parts: Sequence[Part]) -> int:
+        if self._published():
+            return 0
+        staging = self._staging
+        named = {part.name for part in parts} | {_START}
+        removed = 0
+        try:
+            for entry in list(os.scandir(staging)) if staging.exists() else []:
+                if entry.name not in named:
+                    removed += entry.stat().st_size
+                    os.unlink(entry.path)  # noqa: PTH108
+        except OSError as error:
+            raise state_error("orphans cannot be removed", staging, error) from error
+        replaces = self._start()["replaces"] if parts else {}
+        for part in parts:
+            self._check(part, replaces)
+        return removed
+
+    def commit(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
+        try:
+            if not self._published():
+                self._publish(parts, fence)
+            if self._staging.exists():
+                fence()
+                shutil.rmtree(self._staging)
+                sync_folder(self._out)
+        except OSError as error:
+            raise state_error("the output cannot be published", self.path, error) from error
+        reach("sink.done")
+
+    @property
+    def _id(self) -> str:
+        if self._run_id is None:
+            raise StateError(f"{self.path}: the sink was not prepared", "call prepare() first")
+        return self._run_id
+
+    @property
+    def _staging(self) -> Path:
+        return self._out / f".etlkit-{quote(self._id, safe='')}"
+
+    def _published(self) -> bool:
+        return self._id in self._success().get("runs", ())
+
+    def _success(self) -> dict[str, Any]:
+        """What ``_SUCCESS`` says; empty where there is none, or one that another program wrote."""
+        try:
+            said = json.loads((self._out / SUCCESS).read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            return {}
+        except OSError as error:
+            raise state_error("cannot be read", self._out / SUCCESS, error) from error
+        return said if isinstance(said, dict) else {}
+
+    def _start(self) -> dict[str, Any]:
+        """What this run found when it began."""
+        path = self._staging / _START
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise CorruptStateError(
+                f"{path}: cannot be read: {error}", "start the job anew with --restart", name=str(path)
+            ) from error
+
+    def _visible(self) -> dict[str, Identity]:
+        """Every visible file below the output folder, by its relative name."""
+        if self._out.exists() and not self._out.is_dir():
+            raise ConfigError(f"{self.path}: is a file", "name a folder for the output")
+        found: dict[str, Identity] = {}
+        for folder, folders, names in os.walk(self._out):
+            folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+            for name in names:
+                path = Path(folder, name)
+                identity = _identity(path)
+                if not name.startswith((".", "_")) and identity is not None:
+                    found[path.relative_to(self._out).as_posix()] = identity
+        return found
+
+    def _check(self, part: Part, replaces: dict[str, Identity]) -> None:
+        staged, final = _identity(self._staging / part.name), _identity(self._out / part.final)
+        where = self._staging / part.name
+        if staged is None and final is not None and final != replaces.get(part.final):
+            staged, where = final, self._out / part.final
+        if staged is None:
+            raise CorruptStateError(f"{where}: the staged part is gone", "start anew with --restart", name=str(where))
+        if staged[2] != part.length:
+            raise CorruptStateError(
+                f"{where}: has {staged[2]} bytes, {part.length} were written", "start anew with --restart", name=str(where)
+            )
+
+    def _publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
+        start = self._start()
+        replaces: dict[str, Identity] = start["replaces"]
+        success = _identity(self._out / SUCCESS)
+        if success is not None and success != start["success"]:
+            raise self._taken(SUCCESS)
+        earlier = self._success().get("runs", [])
+        reach("sink.commit")
+        if success is not None:
+            # Which runs were here before must outlive the old _SUCCESS.
+            if self.if_exists == "append":
+                text = json.dumps({**start, "runs": earlier}).encode()
+                write_durably(self._staging / _START, text, by_way_of=self._staging / f"{_START}.new")
+            fence()
+            (self._out / SUCCESS).unlink()
+            sync_folder(self._out)
+        else:
+            earlier = start.get("runs", [])
+        reach("sink.unmarked")
+        finals = {part.final for part in parts}
+        for name, identity in replaces.items():
+            path = self._out / name
+            if name not in finals and _identity(path) == identity:
+                fence()
+                path.unlink()
+                self._remove_empty(path.parent)
+        reach("sink.cleared")
+        for part in parts:
+            self._publish_part(part, replaces, fence)
+        reach("sink.published")
+        folders = {parent for part in parts for parent in (self._out / part.final).parents if self._out in parent.parents}
+        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+            sync_folder(folder)
+        sync_folder(self._out)
+        reach("sink.synced")
+        runs = [*earlier, self._id][-_RUNS_REMEMBERED:] if self.if_exists == "append" else [self._id]
+        said = {
+            "run_id": self._id,
+            "rows": sum(part.rows for part in parts),
+            "parts": len(parts),
+            "bytes": sum(part.length for part in parts),
+            "runs": runs,
+        }
+        fence()
+        write_durably(self._out / SUCCESS, json.dumps(said).encode() + b"\n", by_way_of=self._staging / f"{SUCCESS}.new")
+        reach("sink.marked")
+
+    def _publish_part(self, part: Part, replaces: dict[str, Identity], fence: Callable[[], None]) -> None:
+        staged, final = self._staging / part.name, self._out / part.final
+        if _identity(staged) is None:
+            self._check(part, replaces)  # published before a crash, or lost
+            return
+        there = _identity(final)
+        if there is not None and there != replaces.get(part.final):
+            raise self._taken(part.final)
+        fence()
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staged.rename(final)
+        reach("sink.part")
+
+    def _taken(self, name: str) -> ConfigError:
+        return ConfigError(
+            f"{self.path}: {name} appeared while this run was working: another run wrote here",
+            "give each job an output folder of its own; move the other's files away, then run this command again",
+        )
+
+    def _remove_empty(self, folder: Path) -> None:
+        while folder != self._out and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+
+def _identity(path: Path) -> Identity | None:
+    """Inode, time of change and length: enough to tell the file that was found from one of the same name."""
+    try:
+        facts = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [facts.st_ino, facts.st_mtime_ns, facts.st_size]
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make it and what is missing above it; the new ones, outermost first."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]

@@ -1,0 +1,230 @@
+"""Parquet files as a source: splits of whole row groups, read one row group at a time.
+
+Covers schemas of several files, splits with their cost, and reading with little memory (no prefetch, 64 KiB a column,
+the page cache dropped behind). Footers are read once for a plan and boiled down (parquet_facts); no more than two are
+kept. It does not filter rows: a predicate only leaves out row groups. Writing is in parquet_sink.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import ConfigError, InputError
+from .batches import (
+    SCHEMA_MODES,
+    SchemaMode,
+    check_drift,
+    conform,
+    cut,
+    empty_batch,
+    merge_schemas,
+    normal_schema,
+    rebatch,
+)
+from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, row_group_facts
+from .paths import REMOTE_READ_BYTES, drop_behind, expand, is_allocation_failure, local_path, open_input
+from .source import FileRecord, Segment, Split
+
+if TYPE_CHECKING:
+    from ..plan.expr import Expr
+
+SPLIT_OVERHEAD_BYTES = 16 * 1024
+"""What a row group counts for in a split beside its columns, so that a count(*) or a million tiny files split too."""
+_KEPT_FOOTERS = 2
+_DAMAGE = (pa.ArrowException, OSError, ValueError, EOFError)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a source has learned so far. Filled on first use, under its lock."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    files: tuple[FileRecord, ...] | None = None
+    schema: pa.Schema | None = None
+    footers: dict[int, Any] = field(default_factory=dict)
+
+
+class ParquetSource:
+    """Rows of Parquet files. ``schema`` is what to do where files differ: "strict" refuses, "union" takes all columns and fills
+    with null, "first" takes the first file's columns. Nothing is read before it is asked for."""
+
+    __slots__ = ("_known", "mode", "paths")
+
+    def __init__(self, paths: Sequence[str], schema: SchemaMode = "strict") -> None:
+        if schema not in SCHEMA_MODES:
+            raise ConfigError(f"schema={schema!r} is not known", f"one of {', '.join(SCHEMA_MODES)}")
+        self.paths = tuple(paths)
+        self.mode = schema
+        self._known = _Known()
+
+    @property
+    def schema(self) -> pa.Schema:
+        with self._known.lock:
+            if self._known.schema is None:
+                files = self.inventory()
+                if self.mode == "union":
+                    schemas = ((file.path, self._file_schema(self._footer(i), file)) for i, file in enumerate(files))
+                    self._known.schema = merge_schemas(schemas)
+                else:
+                    self._known.schema = self._file_schema(self._footer(0), files[0])
+            return self._known.schema
+
+    def inventory(self) -> Sequence[FileRecord]:
+        with self._known.lock:
+            if self._known.files is None:
+                self._known.files = expand(self.paths)
+            return self._known.files
+
+    def describe(self) -> dict[str, object]:
+        return {"format": "parquet", "paths": list(self.paths), "schema": self.mode}
+
+    def splits(self, columns: Sequence[str] | None, predicate: Expr | None, target_bytes: int) -> Sequence[Split]:
+        wanted = self.schema.names if columns is None else columns
+        done: list[Split] = []
+        segments: list[Segment] = []
+        rows = encoded = decoded = unit = cost = 0
+        for index, file in enumerate(self.inventory()):
+            metadata = self._footer(index)
+            self._check_schema(metadata, file)
+            by_column = column_leaves(metadata.schema.to_arrow_schema())
+            leaves = [leaf for name in wanted for leaf in by_column.get(name, ())]
+            for group in range(metadata.num_row_groups):
+                facts = row_group_facts(metadata, group, leaves)
+                weight = facts.encoded_bytes + SPLIT_OVERHEAD_BYTES
+                if segments and cost + weight > target_bytes:
+                    done.append(Split(tuple(segments), rows, encoded, decoded, unit))
+                    segments, rows, encoded, decoded, unit, cost = [], 0, 0, 0, 0, 0
+                if segments and segments[-1].file == index and segments[-1].stop == group:
+                    segments[-1] = Segment(index, segments[-1].start, group + 1)
+                else:
+                    segments.append(Segment(index, group, group + 1))
+                rows += facts.rows
+                encoded += facts.encoded_bytes
+                decoded += facts.decoded_bytes
+                unit = max(unit, facts.unit_bytes)
+                cost += weight
+        if segments:
+            done.append(Split(tuple(segments), rows, encoded, decoded, unit))
+        return done
+
+    def read(
+        self, split: Split, columns: Sequence[str] | None, predicate: Expr | None, batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of exactly ``batch_rows`` rows, but for the last of each row group; none crosses a row group."""
+        schema = cut(self.schema, columns)
+        for segment in split.segments:
+            file = self.inventory()[segment.file]
+            with _opened(file, self._kept_footer(segment.file)) as (opened, parquet):
+                self._keep_footer(segment.file, parquet.metadata)
+                if segment.stop > parquet.num_row_groups:
+                    raise InputError(
+                        f"has {parquet.num_row_groups} row groups, the plan counts on {segment.stop}",
+                        "the file changed: put the old one back, or start again with --restart",
+                        place=file.path,
+                    )
+                names = set(parquet.schema_arrow.names)
+                present = [name for name in schema.names if name in names]
+                for group in range(segment.start, segment.stop):
+                    place = f"{file.path}, row group {group}"
+                    if present:
+                        raw = _row_group(parquet, group, present, batch_rows, place)
+                        yield from rebatch((conform(batch, schema, place) for batch in raw), batch_rows)
+                    else:
+                        count = parquet.metadata.row_group(group).num_rows
+                        nothing = (empty_batch(min(batch_rows, count - at)) for at in range(0, count, batch_rows))
+                        yield from (conform(batch, schema, place) for batch in nothing)
+                    drop_behind(opened, file, *byte_range(parquet.metadata, group))
+
+    def _check_schema(self, metadata: Any, file: FileRecord) -> None:
+        found = self._file_schema(metadata, file)
+        if self.mode == "strict":
+            check_drift(file.path, found, self.schema, self.inventory()[0].path)
+
+    def _file_schema(self, metadata: Any, file: FileRecord) -> pa.Schema:
+        try:
+            schema = normal_schema(metadata.schema.to_arrow_schema())
+        except _DAMAGE as error:
+            if is_allocation_failure(error):
+                raise
+            raise _damaged(file.path, error) from error
+        if len(set(schema.names)) != len(schema.names):
+            twice = next(name for name in schema.names if schema.names.count(name) > 1)
+            raise InputError("two columns have this name", "rename one", place=f"{file.path}, column {twice}")
+        return schema
+
+    def _kept_footer(self, index: int) -> Any:
+        with self._known.lock:
+            return self._known.footers.get(index)
+
+    def _keep_footer(self, index: int, metadata: Any) -> None:
+        """Row groups of one file are read one after the other; a large footer need not be parsed for each."""
+        with self._known.lock:
+            self._known.footers[index] = metadata
+            while len(self._known.footers) > _KEPT_FOOTERS:
+                self._known.footers.pop(next(iter(self._known.footers)))
+
+    def _footer(self, index: int) -> Any:
+        kept = self._kept_footer(index)
+        if kept is None:
+            with _opened(self.inventory()[index], None) as (_, parquet):
+                kept = parquet.metadata
+            self._keep_footer(index, kept)
+        return kept
+
+
+@contextmanager
+def _opened(file: FileRecord, metadata: Any) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
+    opened = open_input(file)
+    try:
+        try:
+            parquet = pq.ParquetFile(
+                opened,
+                metadata=metadata,
+                memory_map=False,
+                pre_buffer=False,
+                buffer_size=READ_BUFFER_BYTES if local_path(file.path) is not None else REMOTE_READ_BYTES,
+                coerce_int96_timestamp_unit="us",  # what DuckDB reads; nanoseconds do not reach year 9999
+                page_checksum_verification=True,
+                arrow_extensions_enabled=False,
+            )
+        except _DAMAGE as error:
+            if is_allocation_failure(error):
+                raise
+            raise _damaged(file.path, error) from error
+        yield opened, parquet
+    finally:
+        opened.close()
+
+
+def _row_group(
+    parquet: pq.ParquetFile, group: int, columns: list[str], batch_rows: int, place: str
+) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from parquet.iter_batches(batch_rows, row_groups=[group], columns=columns, use_threads=False)
+    except _DAMAGE as error:
+        if is_allocation_failure(error):
+            raise
+        column = _damaged_column(parquet, group, columns)
+        raise _damaged(f"{place}, column {column}" if column else place, error) from error
+
+
+def _damaged_column(parquet: pq.ParquetFile, group: int, columns: list[str]) -> str | None:
+    """Which column it is: pyarrow does not say, so each is tried alone."""
+    for column in columns:
+        try:
+            for _ in parquet.iter_batches(65536, row_groups=[group], columns=[column], use_threads=False):
+                pass
+        except _DAMAGE:
+            return column
+    return None
+
+
+def _damaged(place: str, error: BaseException) -> InputError:
+    return InputError(f"not readable as Parquet: {error}", "write the file anew, or take it out of the input", place=place)

@@ -1,0 +1,158 @@
+"""The output of one split while it is written: one staged file, or one for each partition value.
+
+Covers what all formats share: files that begin with their first row, hive-style partition folders, a bound on open
+files and on buffered bytes. Formats bring a writer. Publication is in folder_sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import EtlkitError
+from ..testing.crashpoints import reach
+from .part_file import PartFile, sync_folder
+from .paths import state_error
+from .sink import Part
+
+MAX_OPEN_FILES = 32
+MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+"""Over all open partitions of one split; the fullest is written out first."""
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+class FormatWriter(Protocol):
+    """Writes batches of one schema to one file. ``close`` ends the format (a footer), not the file."""
+
+    @property
+    def buffered_bytes(self) -> int: ...
+
+    def write(self, batch: pa.RecordBatch) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+OpenWriter = Callable[[PartFile, pa.RecordBatch], FormatWriter]
+
+
+@dataclass(slots=True)
+class _Open:
+    file: PartFile
+    writer: FormatWriter
+    name: str
+    final: str
+    rows: int = 0
+
+
+class StagedFiles:
+    """``staged`` and ``final`` make names from a number (files of this split so far) and a partition folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        split: int,
+        partition_by: tuple[str, ...],
+        open_writer: OpenWriter,
+        staged: Callable[[int], str],
+        final: Callable[[str, int], str],
+    ) -> None:
+        self._folder = folder
+        self._split = split
+        self._partition_by = partition_by
+        self._open_writer = open_writer
+        self._staged_name = staged
+        self._final_name = final
+        self._open: dict[str, _Open] = {}
+        self._begun: dict[str, int] = {}
+        self._paths: list[PartFile] = []
+        self._done: list[Part] = []
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if not batch.num_rows:
+            return
+        for folder, piece in partitions(batch, self._partition_by) if self._partition_by else [("", batch)]:
+            self._write(folder, piece)
+        if self._partition_by:
+            self._bound_buffers()
+
+    def close(self) -> tuple[Part, ...]:
+        for folder in list(self._open):
+            self._finish(folder)
+        if self._done:
+            reach("sink.staged")
+            sync_folder(self._folder)
+        return tuple(self._done)
+
+    def abort(self) -> None:
+        for file in self._paths:
+            file.discard()
+        for one in self._open.values():
+            try:
+                one.writer.close()
+            except (EtlkitError, OSError, ValueError, pa.ArrowException):
+                pass  # it writes to nowhere; the file is gone
+        self._open.clear()
+
+    def _write(self, folder: str, piece: pa.RecordBatch) -> None:
+        one = self._open.pop(folder, None)
+        if one is None:
+            if len(self._open) >= MAX_OPEN_FILES:
+                self._finish(next(iter(self._open)))
+            one = self._begin(folder, piece)
+        self._open[folder] = one  # the last written comes last: the first is the one to close
+        try:
+            one.writer.write(piece)
+        except OSError as error:
+            raise state_error("the part cannot be written", one.file.path, error) from error
+        one.rows += piece.num_rows
+
+    def _begin(self, folder: str, first: pa.RecordBatch) -> _Open:
+        name = self._staged_name(len(self._paths))
+        again = self._begun.get(folder, 0)
+        self._begun[folder] = again + 1
+        file = PartFile(self._folder / name)
+        self._paths.append(file)
+        return _Open(file, self._open_writer(file, first), name, self._final_name(folder, again))
+
+    def _finish(self, folder: str) -> None:
+        one = self._open.pop(folder)
+        one.writer.close()
+        one.file.close()
+        self._done.append(Part(self._split, one.name, one.final, one.rows, one.file.length, one.file.crc32))
+
+    def _bound_buffers(self) -> None:
+        while sum(one.writer.buffered_bytes for one in self._open.values()) > MAX_BUFFERED_BYTES:
+            max(self._open.values(), key=lambda one: one.writer.buffered_bytes).writer.flush()
+
+
+def partitions(batch: pa.RecordBatch, keys: tuple[str, ...]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of each partition value, in their order, without the key columns: ``("k=v/l=w", rows)``."""
+    codes = None
+    for key in keys:
+        encoded = batch.column(key).dictionary_encode(null_encoding="encode")
+        indices = encoded.indices.cast(pa.int64())
+        codes = indices if codes is None else pc.add(pc.multiply(codes, len(encoded.dictionary)), indices)
+    order = pc.sort_indices(codes)  # stable: rows of one value keep their order
+    runs = pc.run_end_encode(codes.take(order), run_end_type=pa.int64())
+    names = batch.select(list(keys)).take(order)
+    rows = batch.drop_columns(list(keys)).take(order)
+    start = 0
+    for end in runs.run_ends.to_pylist():
+        folder = "/".join(f"{quote(key, safe='')}={partition_value(names.column(key)[start])}" for key in keys)
+        yield folder, rows.slice(start, end - start)
+        start = end
+
+
+def partition_value(value: pa.Scalar) -> str:
+    """As DuckDB, Spark and pyarrow write it: the text, percent-encoded."""
+    if not value.is_valid:
+        return NULL_PARTITION
+    return quote(value.cast(pa.string()).as_py(), safe="")
