@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -94,7 +95,7 @@ class PodClient:
         return self._persist("PATCH", path, json.dumps(body).encode(), _RETRY_PATCH)
 
     def _path(self) -> str:
-        return f"/api/v1/namespaces/{quote(self.identity.namespace)}/pods/{quote(self.identity.pod)}"
+        return f"/api/v1/namespaces/{quote(self.identity.namespace, '')}/pods/{quote(self.identity.pod, '')}"
 
     def _persist(self, method: str, path: str, body: bytes | None, retried: frozenset[Kind]) -> Answer:
         patience = self._patience
@@ -119,11 +120,18 @@ class PodClient:
         total_s = self._patience.get_s if body is None else self._patience.patch_s
         try:
             try:
-                token = self.access.token_file.read_text().strip()
+                token = self.access.token_file.read_bytes().strip()
                 context = wire.tls_context(self.access.ca_file)
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 return Answer(Kind.NO_TOKEN, message=_words(error))
-            headers = {"Authorization": f"Bearer {token}", "Accept": "application/json", "User-Agent": _USER_AGENT}
+            # Checked here, since http.client would print a token that it refuses.
+            if re.fullmatch(rb"[!-~]+", token) is None:
+                return Answer(Kind.NO_TOKEN, message=f"{self.access.token_file} does not hold one token")
+            headers = {
+                "Authorization": f"Bearer {token.decode()}",
+                "Accept": "application/json",
+                "User-Agent": _USER_AGENT,
+            }
             if body is not None:
                 headers["Content-Type"] = PATCH_TYPE
             status, content, retry_after = wire.call(
@@ -142,11 +150,8 @@ class PodClient:
             return Answer(Kind.RESET if sent else Kind.UNREACHED, message=_words(error), may_be_applied=bool(sent))
         except (http.client.HTTPException, wire.TooMuchError) as error:
             return Answer(Kind.MALFORMED, message=_words(error), may_be_applied=bool(sent))
-        except (OSError, ValueError) as error:
-            # ValueError: http.client refuses a header with a line break in it, and would print the token.
-            message = _words(error) if isinstance(error, OSError) else "the token file does not hold one token"
-            kind = Kind.UNREACHED if isinstance(error, OSError) else Kind.NO_TOKEN
-            return Answer(kind, message=message, may_be_applied=bool(sent))
+        except OSError as error:
+            return Answer(Kind.UNREACHED, message=_words(error), may_be_applied=bool(sent))
 
 
 def moved_request(pod: PodView, request: int | None, old_limit: int | None, new_limit: int) -> int:

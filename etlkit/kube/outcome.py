@@ -207,7 +207,7 @@ class ResizeTracker:
     """Follows one accepted resize of memory, cpu or both. Not thread-safe; it keeps times and the last standing.
 
     ``limit_file_bytes`` is the cgroup's own word on memory. Where there is one, it alone says that memory is actuated;
-    the status may be early and late. Who watches from outside (``etlkit resize --wait``) has none and goes by the status.
+    the status may be early and late. A watcher outside (``etlkit resize --wait``) has none and goes by the status.
     """
 
     def __init__(
