@@ -9,6 +9,16 @@ from __future__ import annotations
 from .allocation import allocator_environment, is_allocation_failure, needs_restart, release_pools
 from .cpu import CpuReader, CpuSample, find_cpu_reader
 from .discover import find_reader
+from .forecast import (
+    Estimate,
+    JobForecast,
+    JobProjection,
+    Leak,
+    LeakDetector,
+    SplitForecast,
+    StateForecast,
+    StateProjection,
+)
 from .ledger import Grant, Ledger
 from .sample import MemoryReader, MemorySample, interval_s
 from .wall import Wall, WallPlacement
@@ -16,10 +26,18 @@ from .wall import Wall, WallPlacement
 __all__ = [
     "CpuReader",
     "CpuSample",
+    "Estimate",
     "Grant",
+    "JobForecast",
+    "JobProjection",
+    "Leak",
+    "LeakDetector",
     "Ledger",
     "MemoryReader",
     "MemorySample",
+    "SplitForecast",
+    "StateForecast",
+    "StateProjection",
     "Wall",
     "WallPlacement",
     "allocator_environment",

@@ -7,11 +7,10 @@ loaded already.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..units import MIB
 from .process import ResidentSize
@@ -80,8 +79,10 @@ def needs_restart(environ: Mapping[str, str]) -> bool:
     return sys.platform.startswith("linux") and any(name not in environ for name in allocator_environment(None))
 
 
-def _malloc_trim() -> ctypes._NamedFuncPointer | None:
+def _malloc_trim() -> Callable[[int], object] | None:
     if not sys.platform.startswith("linux"):
         return None
+    import ctypes
+
     # musl has none.
     return getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -12,6 +12,7 @@ node's own exhaustion. mimalloc slips past it and jemalloc crashes on it, so wit
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import threading
 from dataclasses import dataclass
@@ -20,9 +21,6 @@ from pathlib import Path
 from ..units import MIB
 from .pseudofile import PseudoFile, field, open_if_there
 from .sample import MemorySample
-
-if sys.platform != "win32":
-    import resource
 
 MARGIN_SHARE = 0.06
 MARGIN_FLOOR_BYTES = 8 * MIB
@@ -158,8 +156,6 @@ def pool_backend() -> str:
 
 def _thread_stack_bytes() -> int:
     """The size of a new thread's stack: glibc takes it from RLIMIT_STACK as it was when the process began."""
-    if sys.platform == "win32":
-        return 0
     soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
     # Two MiB is glibc's choice where the limit is unlimited.
     return 2 * MIB if soft in (resource.RLIM_INFINITY, 0) else soft
