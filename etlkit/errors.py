@@ -82,3 +82,10 @@ class ConfigError(EtlkitError):
 
 class PlanError(ConfigError):
     pass
+
+
+def error_for(exit_code: int, message: str, remedy: str = "") -> EtlkitError:
+    """An error that ends a command with ``exit_code``: for one that was written down and is said again."""
+    error = EtlkitError(message, remedy)
+    error.exit_code = Exit(exit_code)
+    return error

@@ -123,12 +123,15 @@ class ExchangeState:
         return taken
 
     def give_back(self, generation: Generation) -> None:
-        """Called with the lock held: the checkpoint failed, its rows are state again."""
+        """The checkpoint failed, so its rows are state again. Waits for whoever is folding one of its cells."""
         for mine, theirs in zip(self._cells, generation.cells, strict=True):
-            mine.raw[:0] = theirs.raw
-            mine.partials[:0] = theirs.partials
-        self._recount()
-        self.writing_bytes = 0
+            with theirs.lock, self._lock:
+                mine.raw[:0] = theirs.raw
+                mine.partials[:0] = theirs.partials
+                theirs.raw, theirs.partials = [], []
+        with self._lock:
+            self._recount()
+            self.writing_bytes = 0
 
     def let_go(self, generation: Generation) -> None:
         """Called with the lock held: the checkpoint is durable, so the memory is free."""

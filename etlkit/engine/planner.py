@@ -20,7 +20,7 @@ from ..plan import nodes
 from ..plan.expr import Expr, col
 from ..plan.pipeline import Pipeline
 from .aggregate import AggregatePlan, plan_aggregates
-from .steps import ExplodeOp, FilterOp, MapOp, Op, ProjectOp, Step, bind_ops, needed_before
+from .steps import ExplodeOp, FilterOp, MapOp, MapStep, Op, ProjectOp, Step, bind_ops, needed_before
 from .widths import row_bytes
 
 SINK_SPLIT_BYTES = 32 * 1024 * 1024
@@ -49,6 +49,7 @@ class ReduceInput:
 
     stage: int
     reducer: AggregatePlan
+    partitions: int
     steps: tuple[Step, ...]
     schema: pa.Schema
 
@@ -80,8 +81,6 @@ class Stage:
 
     @property
     def has_author_functions(self) -> bool:
-        from .steps import MapStep
-
         return any(isinstance(step, MapStep) for one in self.inputs for step in one.steps)
 
 
@@ -237,7 +236,9 @@ class _Lowering:
         if stream.exchange is not None:
             stage, reducer = stream.exchange
             steps, schema = bind_ops(stream.ops, reducer.final_schema, wanted)
-            return ReduceInput(stage, reducer, steps, schema)
+            output = self.stages[stage].output
+            assert isinstance(output, ExchangeOutput)
+            return ReduceInput(stage, reducer, output.partitions, steps, schema)
         source = stream.source
         assert source is not None
         needed = needed_before(stream.ops, wanted)

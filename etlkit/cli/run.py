@@ -1,0 +1,63 @@
+"""``etlkit run TARGET``: the job in this process, in whatever cgroup it is in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+NAME = "run"
+HELP = "run a job in this process; resumes what --state holds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", help="jobs/x.py, package.module:name or jobs/many.py:name")
+    add_job_arguments(parser)
+    parser.add_argument("--run-id", help="the run's identity (default: a hash of job, parameters and input)")
+    parser.add_argument("--restart", action="store_true", help="discard an unfinished run in this state and begin anew")
+    parser.add_argument("--lock-wait", metavar="T", help="how long to wait for another run of this state")
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what runs and how, shared with the verbs that run it elsewhere."""
+    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="a parameter of the job")
+    parser.add_argument("--state", metavar="DIR", help="where checkpoints go (default: .etlkit/NAME)")
+    parser.add_argument("--checkpoint-every", metavar="T", help="bound on lost work, such as 1s (default)")
+    parser.add_argument("--workers", metavar="N", help="splits at once (default: the CPU quota)")
+    parser.add_argument("--max-memory", metavar="SIZE", help="never ask for more memory than this")
+    parser.add_argument("--progress", choices=("auto", "plain", "json", "none"))
+
+
+def parameters_of(pairs: list[str]) -> dict[str, object]:
+    """``["k=v"]`` → ``{"k": "v"}``. Errors: UsageError."""
+    from ..errors import UsageError
+
+    given: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {pair}: no '='", "write --set name=value")
+        given[name] = value
+    return given
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..runtime.bootstrap import start_again_if_needed
+
+    start_again_if_needed(sys.argv[1:])
+    from ..observe.progress import make_renderer
+    from ..plan.job import load as load_job
+    from ..runtime.api import execute, make_request
+    from ..settings import load
+
+    settings = load(vars(args))
+    job = load_job(args.target)
+    request = make_request(
+        job, parameters_of(args.set), settings, target=args.target, run_id=args.run_id, restart=args.restart
+    )
+    stream = sys.stdout if settings.progress == "json" else sys.stderr
+    result = execute(request, settings, make_renderer(settings.progress, stream))
+    if result.exit_code != 0:
+        print(f"interrupted: {result.reason}; the same command goes on", file=sys.stderr)
+    elif result.attempts == 0:
+        print(f"run {result.run_id} is done already: nothing was touched", file=sys.stderr)
+    return result.exit_code

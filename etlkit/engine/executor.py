@@ -1,0 +1,504 @@
+"""Runs the stages of a plan on worker threads and hands what is finished to checkpoints.
+
+Covers which split runs when (order, worker count, admission by the ledger), what is finished but not yet committed, and the step from
+one stage to the next. It does not decide: it reports (``post``) and does what it is told. Lock order: a cell's lock, then the
+executor's, then the ledger's.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..checkpoint import Intervals, Snapshot, StateDir
+from ..io.sink import Part
+from ..memory.ledger import Ledger
+from ..memory.allocation import is_allocation_failure, release_pools
+from .demand import split_demand_bytes
+from .exchange import ExchangeState, Generation
+from .planner import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
+from .work import GivenUp, Outcome, Task, Workbench, run_task
+
+STATE = "state"
+"""The ledger's name for rows between stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """Every split of the stage is done; it ends with a checkpoint."""
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoomWanted:
+    """A split is ready and the ledger has no room for it while state is in memory: a checkpoint would make room."""
+
+    needed_bytes: int
+    state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitShort:
+    """The wall stopped an allocation. The split was rolled back; no split starts until ``go_on``."""
+
+    task: str
+    tries: int
+    slice_rows: int
+    needed_bytes: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFailed:
+    """A split raised what trying again cannot mend."""
+
+    task: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No split is running, after ``drain``."""
+
+
+Report = StageFinished | RoomWanted | SplitShort | SplitFailed | Idle
+
+
+@dataclass(slots=True)
+class Fresh:
+    """Finished since the last checkpoint."""
+
+    finished: list[int] = field(default_factory=list)
+    parts: list[tuple[int, Part]] = field(default_factory=list)
+    rows_in: int = 0
+    rows_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What one checkpoint makes durable: references, taken in one step."""
+
+    stage: int
+    fresh: Fresh
+    generation: Generation | None
+    complete: bool
+    """The stage has no split left: the commit ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Where the work stands, for the forecast and for people."""
+
+    stage: int
+    kind: str
+    splits_done: int
+    splits_total: int
+    rows_in: int
+    rows_out: int
+    rows_total: int | None
+    running: int
+    state_bytes: int
+    split_need_bytes: int
+    """Projected need of the largest split that is left in this stage."""
+    smallest_need_bytes: int
+    """The same, at the smallest slice."""
+    raw_rows: int
+    folded_rows: int
+    folded_groups: int
+
+
+class Executor:
+    """One per process. Thread-safe."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        state_dir: StateDir,
+        snapshot: Snapshot,
+        ledger: Ledger,
+        post: Callable[[Report], None],
+        *,
+        workers: int,
+        slice_rows: int,
+    ) -> None:
+        self.plan = plan
+        self._state_dir = state_dir
+        self._ledger = ledger
+        self._post = post
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._workers = workers
+        self._threads: list[threading.Thread] = []
+        self._slice_rows = slice_rows
+        self._pending: deque[Task] = deque()
+        self._running: dict[str, Task] = {}
+        self._tries: dict[str, int] = {}
+        self._held = False
+        self._draining = False
+        self._idle_said = False
+        self._closed = False
+        self._room_wanted = False
+        self._fresh = Fresh()
+        self._exchange: ExchangeState | None = None
+        self._stage: Stage | None = None
+        self._stage_done = 0
+        self._stage_total = 0
+        self._done_before = 0
+        self._rows_in = sum(stage.rows_in for stage in snapshot.stages.values())
+        self._rows_out = sum(stage.rows_out for stage in snapshot.stages.values())
+        self._rows_seen = 0
+        self._raw_rows = 0
+        self._complete_said = False
+        self.bench = Workbench(state_dir, snapshot.epoch, plan.sinks, {}, threading.Event())
+        ledger.try_reserve(STATE, 0)
+
+    # ── stages ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, snapshot: Snapshot) -> bool:
+        """Take up the first stage that has splits left. False: every stage is done."""
+        for stage in self.plan.stages:
+            tasks = self._tasks(stage, snapshot)
+            done = snapshot.stages[stage.index].finished if stage.index in snapshot.stages else Intervals()
+            left = [task for task in tasks if task.index not in done]
+            if left or not self._ended(stage, snapshot):
+                self._enter(stage, snapshot, left, len(tasks))
+                return True
+            self._done_before += len(tasks)
+        return False
+
+    def _ended(self, stage: Stage, snapshot: Snapshot) -> bool:
+        return str(stage.index) in (snapshot.facts.get("ended") or {})
+
+    def _tasks(self, stage: Stage, snapshot: Snapshot) -> list[Task]:
+        tasks: list[Task] = []
+        for one in stage.inputs:
+            if isinstance(one, ScanInput):
+                tasks += [Task(stage, len(tasks) + index, one, scan=index) for index in range(len(one.splits))]
+            else:
+                groups: Sequence[Sequence[int]] = (snapshot.facts.get("ended") or {}).get(str(one.stage), ())
+                first = len(tasks)
+                tasks += [
+                    Task(stage, first + index, one, partitions=range(start, stop))
+                    for index, (start, stop) in enumerate(groups)
+                ]
+        return tasks
+
+    def _enter(self, stage: Stage, snapshot: Snapshot, left: list[Task], total: int) -> None:
+        with self._lock:
+            self._stage = stage
+            self._stage_total = total
+            self._stage_done = total - len(left)
+            self._pending = deque(left)
+            self._complete_said = False
+            self._raw_rows = 0
+            output = stage.output
+            self._exchange = (
+                ExchangeState(output.combiner, output.keys, output.partitions, self._lock)
+                if isinstance(output, ExchangeOutput)
+                else None
+            )
+            self.bench.runs = {
+                one.stage: snapshot.stages[one.stage].runs
+                for one in stage.inputs
+                if isinstance(one, ReduceInput) and one.stage in snapshot.stages
+            }
+            self._wake.notify_all()
+        self._say_if_complete()
+
+    # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Start every thread now: once the wall is up, a new thread's stack may not fit."""
+        for number in range(self._workers):
+            thread = threading.Thread(target=self._work, name=f"etlkit-worker-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            outcome: Outcome | None = None
+            failure: BaseException | None = None
+            try:
+                outcome = run_task(task, self.bench, self._exchange, self._slice_rows, self._see)
+            except BaseException as error:
+                failure = error.with_traceback(None) if is_allocation_failure(error) else error
+            if outcome is not None:
+                self._finish(task, outcome)
+                outcome = None
+                self._maybe_sweep()
+            else:
+                assert failure is not None
+                self._fail(task, failure)
+
+    def _see(self, rows: int) -> None:
+        self._rows_seen += rows
+
+    def _next(self) -> Task | None:
+        """The next split that may start, with its memory reserved; None when the executor is closed."""
+        with self._wake:
+            while True:
+                if self._closed:
+                    return None
+                if self._draining and not self._running and not self._idle_said:
+                    self._idle_said = True
+                    self._post(Idle())
+                ready = self._pending and not self._held and not self._draining
+                if ready and len(self._running) < self._workers:
+                    task = self._pending[0]
+                    if self._admit(task):
+                        self._pending.popleft()
+                        self._running[str(task)] = task
+                        return task
+                self._wake.wait(1.0)
+
+    def _admit(self, task: Task) -> bool:
+        needed = split_demand_bytes(task, self._slice_rows, self.bench.runs)
+        state = self._exchange.bytes if self._exchange is not None else 0
+        if self._ledger.try_reserve(str(task), needed):
+            return True
+        if state and not self._room_wanted:
+            self._room_wanted = True
+            self._post(RoomWanted(needed, state))
+        if self._running or state:
+            return False
+        # Nothing runs and nothing can be spilled: it runs alone, and the wall stands behind it.
+        self._ledger.release(STATE)
+        room = self._ledger.room_bytes
+        granted = self._ledger.try_reserve(str(task), max(0, min(needed, room if room is not None else needed)))
+        self._ledger.try_reserve(STATE, 0)
+        return granted
+
+    def _finish(self, task: Task, outcome: Outcome) -> None:
+        with self._wake:
+            exchange = self._exchange
+            if exchange is not None:
+                exchange.add(outcome.state)
+            self._raw_rows += outcome.state.raw_rows
+            fresh = self._fresh
+            fresh.finished.append(task.index)
+            output = task.stage.output
+            if isinstance(output, SinkOutput):
+                fresh.parts += [(output.sink, part) for part in outcome.parts]
+                fresh.rows_out += outcome.rows_out
+                self._rows_out += outcome.rows_out
+            fresh.rows_in += outcome.rows_in
+            self._rows_in += outcome.rows_in
+            self._rows_seen -= outcome.rows_in
+            self._stage_done += 1
+            self._tries.pop(str(task), None)
+            self._release(task)
+        self._say_if_complete()
+
+    def _release(self, task: Task) -> None:
+        del self._running[str(task)]
+        self._ledger.release(str(task))
+        self._account()
+        self._wake.notify_all()
+
+    def _account(self) -> None:
+        self._ledger.adjust(STATE, self._exchange.bytes if self._exchange is not None else 0)
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        short = is_allocation_failure(error)
+        with self._wake:
+            tries = self._tries[str(task)] = self._tries.get(str(task), 0) + 1
+            self._pending.appendleft(task)
+            self._rows_seen = 0
+            self._held = self._held or not isinstance(error, GivenUp)
+            self._release(task)
+        if isinstance(error, GivenUp):
+            return
+        if short:
+            gc.collect()
+            release_pools()
+            needed = split_demand_bytes(task, self._slice_rows, self.bench.runs)
+            self._post(SplitShort(str(task), tries, self._slice_rows, needed, f"{type(error).__name__}: {error}"))
+        else:
+            self._post(SplitFailed(str(task), error))
+
+    def _maybe_sweep(self) -> None:
+        """Fold what has come in, once it is more than a share of the room there is."""
+        exchange = self._exchange
+        if exchange is None or exchange.raw_bytes < self._fold_bytes():
+            return
+        try:
+            exchange.sweep(self.bench.giving_up)
+        except BaseException as error:
+            if not is_allocation_failure(error):
+                self._post(SplitFailed("fold", error))
+                return
+            release_pools()
+            self._post(RoomWanted(0, exchange.bytes))
+        with self._wake:
+            self._account()
+            self._wake.notify_all()
+
+    def _fold_bytes(self) -> int:
+        """How much unfolded state to gather: folding rarely is faster, and takes memory. It follows the ledger's room."""
+        room = self._ledger.room_bytes
+        if room is None:
+            return 64 << 20
+        exchange = self._exchange
+        raw = exchange.raw_bytes if exchange is not None else 0
+        return min(64 << 20, max(2 << 20, (max(room, 0) + raw) // 3))
+
+    def _say_if_complete(self) -> None:
+        with self._lock:
+            ready = self._stage is not None and not self._pending and not self._running and not self._complete_said
+            if ready:
+                self._complete_said = True
+                stage = self._stage.index  # type: ignore[union-attr]
+        if ready:
+            self._post(StageFinished(stage))
+
+    # ── what it is told ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def set_workers(self, workers: int) -> None:
+        with self._wake:
+            self._workers = min(workers, len(self._threads) or workers)
+            self._wake.notify_all()
+
+    def set_slice_rows(self, rows: int) -> None:
+        """From the next split on. Stages with an author's function keep theirs: its batches depend on the plan only."""
+        with self._wake:
+            if self._stage is None or not self._stage.has_author_functions:
+                self._slice_rows = rows
+            self._wake.notify_all()
+
+    def go_on(self) -> None:
+        """After SplitShort, once what was decided is done."""
+        with self._wake:
+            self._held = False
+            self._room_wanted = False
+            self._wake.notify_all()
+
+    def drain(self) -> None:
+        with self._wake:
+            self._draining = True
+            self._wake.notify_all()
+
+    def give_up(self) -> None:
+        """Stop running splits at their next batch; they leave nothing."""
+        self.bench.giving_up.set()
+
+    def close(self) -> None:
+        self.give_up()
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+
+    # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def capture(self) -> Capture:
+        """Everything finished and not yet committed, in one step. Give it to ``committed`` or ``not_committed``."""
+        with self._lock:
+            assert self._stage is not None
+            fresh, self._fresh = self._fresh, Fresh()
+            generation = self._exchange.take() if self._exchange is not None else None
+            complete = not self._pending and not self._running
+            return Capture(self._stage.index, fresh, generation, complete)
+
+    def committed(self, capture: Capture, snapshot: Snapshot) -> bool:
+        """The capture is durable: its memory is free. True when that was the last stage."""
+        with self._wake:
+            if self._exchange is not None and capture.generation is not None:
+                self._exchange.let_go(capture.generation)
+                self._account()
+            self._room_wanted = False
+            self._wake.notify_all()
+        release_pools()
+        if not capture.complete:
+            return False
+        with self._lock:
+            self._done_before += self._stage_total
+            self._stage_done = self._stage_total = 0
+        following = self.plan.stages[capture.stage + 1 :]
+        if not following:
+            return True
+        stage = following[0]
+        tasks = self._tasks(stage, snapshot)
+        self._enter(stage, snapshot, tasks, len(tasks))
+        return False
+
+    def not_committed(self, capture: Capture) -> None:
+        """The checkpoint failed: what it held is unsaved again."""
+        if self._exchange is not None and capture.generation is not None:
+            self._exchange.give_back(capture.generation)
+        with self._wake:
+            mine, theirs = self._fresh, capture.fresh
+            mine.finished[:0] = theirs.finished
+            mine.parts[:0] = theirs.parts
+            mine.rows_in += theirs.rows_in
+            mine.rows_out += theirs.rows_out
+            self._complete_said = False
+            self._account()
+            self._wake.notify_all()
+
+    @property
+    def exchange(self) -> ExchangeState | None:
+        return self._exchange
+
+    def figures(self) -> Figures:
+        with self._lock:
+            stage, exchange = self._stage, self._exchange
+            task = self._pending[-1] if self._pending else next(iter(self._running.values()), None)
+            need = split_demand_bytes(task, self._slice_rows, self.bench.runs) if task else 0
+            least = split_demand_bytes(task, 1024, self.bench.runs) if task else 0
+            return Figures(
+                stage=stage.index if stage else len(self.plan.stages),
+                kind=stage.kind if stage else "done",
+                splits_done=self._done_before + self._stage_done,
+                splits_total=self._done_before + self._stage_total + self._later_splits(),
+                rows_in=self._rows_in + self._rows_seen,
+                rows_out=self._rows_out,
+                rows_total=self._rows_total(),
+                running=len(self._running),
+                state_bytes=exchange.bytes if exchange else 0,
+                split_need_bytes=need,
+                smallest_need_bytes=least,
+                raw_rows=self._raw_rows,
+                folded_rows=exchange.folded_rows if exchange else 0,
+                folded_groups=exchange.folded_groups if exchange else 0,
+            )
+
+    def _later_splits(self) -> int:
+        """Splits of stages to come, as far as they are known: reduce stages count as one until they begin."""
+        if self._stage is None:
+            return 0
+        count = 0
+        for stage in self.plan.stages[self._stage.index + 1 :]:
+            count += sum(len(one.splits) if isinstance(one, ScanInput) else 1 for one in stage.inputs)
+        return count
+
+    def _rows_total(self) -> int | None:
+        counts = [
+            split.rows
+            for stage in self.plan.stages
+            for one in stage.inputs
+            if isinstance(one, ScanInput)
+            for split in one.splits
+        ]
+        return None if any(rows is None for rows in counts) else sum(rows or 0 for rows in counts)
+
+
+def reduce_groups(sizes: Mapping[int, int], partitions: int, target_bytes: int) -> list[list[int]]:
+    """Consecutive ranges of partitions of about ``target_bytes``, at least eight where there are as many partitions.
+
+    They are recorded when the stage ends, before they are used (law 10): one range is one split, and one part.
+    """
+    total = sum(sizes.values())
+    target = max(1, min(target_bytes, total // min(8, partitions) or 1))
+    groups: list[list[int]] = []
+    start, held = 0, 0
+    for partition in range(partitions):
+        held += sizes.get(partition, 0)
+        if held >= target:
+            groups.append([start, partition + 1])
+            start, held = partition + 1, 0
+    if start < partitions:
+        groups.append([start, partitions])
+    return groups

@@ -1,0 +1,205 @@
+"""What one worker does with one split: read or reduce, fused steps, and what it leaves behind.
+
+A split leaves either staged parts (a sink stage) or rows for the exchange. Nothing of it is visible to anybody until
+the executor takes the result in one step; a split that fails, is given up or runs out of memory leaves nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from ..checkpoint import RunRef, StateDir
+from ..errors import EtlkitError, InputError
+from ..io.sink import Part, Sink
+from .aggregate import AggregatePlan
+from .exchange import ExchangeState, SplitState
+from .planner import ExchangeOutput, ReduceInput, ScanInput, Stage
+from .steps import AuthorError, run_steps
+
+ROUTE_ROWS = 131_072
+"""Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker."""
+PREAGGREGATE_BELOW = 0.3
+"""A split is folded before it is partitioned where that leaves less than this share of its rows."""
+
+
+class GivenUp(Exception):
+    """The split was stopped between two batches, because the process must end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One split of a stage. ``scan``: its index among the input's splits; ``partitions``: the range to reduce."""
+
+    stage: Stage
+    index: int
+    input: ScanInput | ReduceInput
+    scan: int = 0
+    partitions: range = range(0)
+
+    def __str__(self) -> str:
+        return f"{self.stage.index}.{self.index}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a finished split leaves."""
+
+    parts: tuple[Part, ...] = ()
+    state: SplitState = field(default_factory=SplitState)
+    rows_in: int = 0
+    rows_out: int = 0
+
+
+@dataclass(slots=True)
+class Workbench:
+    """What a worker needs beside the task. Shared by all workers; nothing here changes while a stage runs."""
+
+    state_dir: StateDir
+    epoch: int
+    sinks: tuple[Sink, ...]
+    runs: dict[int, tuple[RunRef, ...]]
+    """By producing stage: what its reduce inputs read."""
+    giving_up: threading.Event
+    preaggregate: dict[int, bool] = field(default_factory=dict)
+    """By stage: whether its first split showed that folding before partitioning pays."""
+
+
+def run_task(
+    task: Task, bench: Workbench, exchange: ExchangeState | None, slice_rows: int, seen: Callable[[int], None]
+) -> Outcome:
+    """Do the whole split. ``seen`` is told rows read, as they are read, for progress only."""
+    outcome = Outcome()
+    try:
+        if exchange is not None:
+            _to_exchange(task, bench, exchange, slice_rows, outcome, seen)
+        else:
+            _to_sink(task, bench, slice_rows, outcome, seen)
+    except AuthorError as error:
+        raise AuthorError(error.name, error.error, _place(task)) from error.error
+    except pa.ArrowInvalid as error:
+        raise InputError(str(error), "mend the input or the expression", place=_place(task)) from error
+    return outcome
+
+
+def _batches(
+    task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]
+) -> Iterator[pa.RecordBatch]:
+    read = (
+        _scan(task.input, task, slice_rows, outcome, seen)
+        if isinstance(task.input, ScanInput)
+        else _reduce(task.input, task, bench, slice_rows)
+    )
+    for batch in run_steps(task.input.steps, read):
+        if bench.giving_up.is_set():
+            raise GivenUp
+        yield batch
+
+
+def _scan(
+    scan: ScanInput, task: Task, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]
+) -> Iterator[pa.RecordBatch]:
+    for batch in scan.source.read(scan.splits[task.scan], scan.columns, scan.predicate, slice_rows):
+        outcome.rows_in += batch.num_rows
+        seen(batch.num_rows)
+        yield batch
+
+
+def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) -> Iterator[pa.RecordBatch]:
+    """The partitions one after the other: at any time the memory of one."""
+    runs = bench.runs[reduce.stage]
+    for partition in task.partitions:
+        if bench.giving_up.is_set():
+            raise GivenUp
+        final = _reduced(reduce.reducer, partition, runs, bench.state_dir)
+        if final is not None:
+            yield from final.to_batches(max_chunksize=slice_rows)
+
+
+def _reduced(reducer: AggregatePlan, partition: int, runs: tuple[RunRef, ...], state_dir: StateDir) -> pa.Table | None:
+    batches: list[pa.RecordBatch] = []
+    for run in runs:
+        with state_dir.open_run(run) as reader:
+            batches.extend(reader.batches(partition))
+    partials = pa.Table.from_batches(batches, reducer.partial_schema)
+    if not batches and reducer.keys:
+        return None
+    return reducer.final(reducer.merge(partials))
+
+
+def _to_sink(
+    task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]
+) -> None:
+    sink = bench.sinks[task.stage.output.sink]  # type: ignore[union-attr]
+    staged = sink.stage(task.index, bench.epoch, task.stage.schema)
+    try:
+        for batch in _batches(task, bench, slice_rows, outcome, seen):
+            staged.write(batch)
+            outcome.rows_out += batch.num_rows
+        outcome.parts = staged.close()
+    except BaseException:
+        staged.abort()
+        raise
+
+
+def _to_exchange(
+    task: Task,
+    bench: Workbench,
+    exchange: ExchangeState,
+    slice_rows: int,
+    outcome: Outcome,
+    seen: Callable[[int], None],
+) -> None:
+    output = task.stage.output
+    assert isinstance(output, ExchangeOutput)
+    combiner, split = output.combiner, outcome.state
+    position = task.index << 40
+    gathered: list[pa.RecordBatch] = []
+    rows = 0
+
+    def hand_on() -> None:
+        nonlocal rows
+        if not gathered:
+            return
+        table = pa.Table.from_batches(gathered, combiner.raw_schema)
+        gathered.clear()
+        rows = 0
+        if bench.preaggregate.get(task.stage.index, True):
+            folded = combiner.fold(table)
+            bench.preaggregate.setdefault(task.stage.index, folded.num_rows < PREAGGREGATE_BELOW * table.num_rows)
+            split.partials.append(exchange.route(_one_batch(folded)))
+        else:
+            split.raw.append(exchange.route(_one_batch(table)))
+
+    for batch in _batches(task, bench, slice_rows, outcome, seen):
+        gathered.append(combiner.prepare(batch, position))
+        position += batch.num_rows
+        rows += batch.num_rows
+        split.raw_rows += batch.num_rows
+        if rows >= ROUTE_ROWS:
+            hand_on()
+    hand_on()
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    table = table.combine_chunks()
+    arrays = [column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in table.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+def _place(task: Task) -> str:
+    """Where the rows of a split come from, for an error message."""
+    if not isinstance(task.input, ScanInput):
+        return f"partitions {task.partitions.start} to {task.partitions.stop - 1} of stage {task.input.stage}"
+    files = task.input.source.inventory()
+    pieces = [
+        f"{files[segment.file].path} [{segment.start}, {segment.stop})"
+        for segment in task.input.splits[task.scan].segments
+    ]
+    return ", ".join(pieces[:3]) + (" …" if len(pieces) > 3 else "")
+
+
+__all__ = ["EtlkitError", "GivenUp", "Outcome", "Task", "Workbench", "run_task"]

@@ -1,0 +1,242 @@
+"""Writes checkpoints, one at a time, on a thread of its own, and publishes the output after the last.
+
+Covers the order of a commit (runs, then the manifest, then what follows from it) and what happens when one fails: what was captured
+is unsaved again, and the last good checkpoint stands. When to write one is the machine's decision.
+
+The order of a whole run: … checkpoint n, stage ended · … · last stage ended = phase *publishing*, with every part named ·
+sinks publish · phase *done*. A crash anywhere is rolled forward from the newest commit.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checkpoint import (
+    Committed,
+    Delta,
+    Intervals,
+    Phase,
+    RunRef,
+    Snapshot,
+    StageDelta,
+    StateDir,
+    choose_compaction,
+    compact,
+)
+from ..engine.exchange import Generation, drain_cell
+from ..engine.executor import Capture, Executor, reduce_groups
+from ..engine.planner import SINK_SPLIT_BYTES, ExchangeOutput
+from ..errors import EtlkitError, FencedError, StateError
+from ..memory.allocation import is_allocation_failure
+from .opening import parts_of
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One checkpoint to write. ``facts`` are committed with it; ``then`` runs right after the commit."""
+
+    reason: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    then: Callable[[], None] | None = None
+    even_if_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A checkpoint is durable."""
+
+    committed: Committed
+    wanted: Wanted
+    splits_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """There was nothing new to write."""
+
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class NotWritten:
+    wanted: Wanted
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The output is visible and the run is done."""
+
+    parts: int
+    rows: int
+    bytes: int
+    seconds: float
+
+
+Report = Written | Skipped | NotWritten | Published
+
+
+class Checkpointer:
+    """Owns every commit after the claim. ``post`` is called on its thread."""
+
+    def __init__(self, executor: Executor, state_dir: StateDir, post: Callable[[Report], None]) -> None:
+        self._executor = executor
+        self._state_dir = state_dir
+        self._post = post
+        self._queue: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="etlkit-checkpointer", daemon=True)
+        self.busy = False
+        self.last_commit_s = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _snapshot(self) -> Snapshot:
+        snapshot = self._state_dir.snapshot
+        assert snapshot is not None
+        return snapshot
+
+    def request(self, wanted: Wanted) -> None:
+        self.busy = True
+        self._queue.put(wanted)
+
+    def close(self, wait_s: float) -> None:
+        self._queue.put(None)
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        while (wanted := self._queue.get()) is not None:
+            try:
+                report = self._write(wanted)
+            except BaseException as error:
+                report = NotWritten(wanted, error)
+            self.busy = not self._queue.empty()
+            self._post(report)
+            if isinstance(report, Written) and self._snapshot().phase is Phase.PUBLISHING:
+                self._post(self._publish(wanted))
+
+    def _write(self, wanted: Wanted) -> Report:
+        executor = self._executor
+        capture = executor.capture()
+        try:
+            empty = not capture.fresh.finished and not capture.generation and not capture.complete
+            if empty and not wanted.facts and not wanted.even_if_empty:
+                executor.committed(capture, self._snapshot())
+                return Skipped(wanted)
+            runs = self._write_runs(capture)
+            dropped, compacted = self._compact(capture)
+            facts = dict(wanted.facts)
+            phase = Phase.RUNNING
+            if capture.complete:
+                facts["ended"] = self._ended(capture, runs, compacted, dropped)
+                if capture.stage == len(executor.plan.stages) - 1:
+                    phase = Phase.PUBLISHING
+            fresh = capture.fresh
+            delta = StageDelta(
+                finished=Intervals.of(fresh.finished),
+                runs=(*runs, *compacted),
+                dropped=dropped,
+                parts=tuple(fresh.parts),
+                rows_in=fresh.rows_in,
+                rows_out=fresh.rows_out,
+            )
+            committed = self._state_dir.commit(Delta(wanted.reason, {capture.stage: delta}, facts, phase))
+        except BaseException:
+            executor.not_committed(capture)
+            raise
+        self.last_commit_s = time.monotonic()
+        if wanted.then is not None:
+            wanted.then()
+        executor.committed(capture, self._snapshot())
+        return Written(committed, wanted, executor.figures().splits_done)
+
+    def _write_runs(self, capture: Capture) -> tuple[RunRef, ...]:
+        """The captured state as one run file: a section a partition."""
+        output = self._executor.plan.stages[capture.stage].output
+        generation = capture.generation
+        if not generation or not isinstance(output, ExchangeOutput):
+            return ()
+        writer = self._state_dir.run_writer(capture.stage)
+        try:
+            for partition, table in _tables(generation, output):
+                writer.add(partition, table)
+            return (writer.close(),)
+        except BaseException:
+            writer.abort()
+            raise
+
+    def _compact(self, capture: Capture) -> tuple[tuple[str, ...], tuple[RunRef, ...]]:
+        """Merge old runs of the stage when enough of one size have gathered, so that their number stays bounded."""
+        output = self._executor.plan.stages[capture.stage].output
+        stage = self._snapshot().stages.get(capture.stage)
+        if stage is None or not isinstance(output, ExchangeOutput) or capture.complete:
+            return (), ()
+        chosen = choose_compaction(stage.runs)
+        if not chosen:
+            return (), ()
+        merged = compact(self._state_dir, chosen, lambda _, table: output.combiner.merge(table))
+        return tuple(run.name for run in chosen), (merged,)
+
+    def _ended(
+        self, capture: Capture, runs: tuple[RunRef, ...], compacted: tuple[RunRef, ...], dropped: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Which stages have ended, and how the stage after cuts their partitions into splits."""
+        snapshot = self._snapshot()
+        ended = dict(snapshot.facts.get("ended") or {})
+        output = self._executor.plan.stages[capture.stage].output
+        groups: list[list[int]] = []
+        if isinstance(output, ExchangeOutput):
+            stage = snapshot.stages.get(capture.stage)
+            sizes: dict[int, int] = {}
+            for run in (*(stage.runs if stage else ()), *runs, *compacted):
+                if run.name in dropped:
+                    continue
+                with self._state_dir.open_run(run) as reader:
+                    for section in reader.sections:
+                        sizes[section.partition] = sizes.get(section.partition, 0) + section.bytes
+            groups = reduce_groups(sizes, output.partitions, SINK_SPLIT_BYTES)
+        ended[str(capture.stage)] = groups
+        return ended
+
+    def _publish(self, wanted: Wanted) -> Report:
+        """Make the output visible and say so. May be repeated: a restarted run comes here at once."""
+        began_s = time.monotonic()
+        try:
+            parts = parts_of(self._snapshot())
+            for number, sink in enumerate(self._executor.plan.sinks):
+                sink.commit([part for at, part in parts if at == number], self._state_dir.fence)
+            self._state_dir.commit(Delta("output published", {}, wanted.facts, Phase.DONE))
+        except BaseException as error:
+            return NotWritten(wanted, error)
+        rows = sum(part.rows for _, part in parts)
+        return Published(len(parts), rows, sum(part.length for _, part in parts), time.monotonic() - began_s)
+
+    def publish_now(self) -> None:
+        """For a start that finds every part named and staged: nothing is left but to publish."""
+        self._post(self._publish(Wanted("publish")))
+
+    def commit_facts(self, reason: str, facts: Mapping[str, Any], phase: Phase | None = None) -> None:
+        """Write facts down from the caller's thread, once nothing else is being written (the end of an attempt)."""
+        now = self._snapshot().phase
+        self._state_dir.commit(Delta(reason, {}, facts, phase or now))
+
+
+def _tables(generation: Generation, output: ExchangeOutput):  # type: ignore[no-untyped-def]
+    for partition, cell in enumerate(generation.cells):
+        table = drain_cell(output.combiner, cell)
+        if table is not None and table.num_rows:
+            yield partition, table
+
+
+def as_state_error(error: BaseException) -> EtlkitError:
+    """What went wrong with a checkpoint, as an error with an exit code."""
+    if isinstance(error, FencedError | StateError | EtlkitError):
+        return error
+    if is_allocation_failure(error):
+        return StateError(f"no memory left to write a checkpoint: {error}", "raise the limit; the last good one stands")
+    return StateError(f"a checkpoint failed: {type(error).__name__}: {error}", "the last good one is untouched")

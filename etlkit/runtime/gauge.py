@@ -1,0 +1,123 @@
+"""What the machine is shown at each tick: the cgroup's sample and the engine's figures, as one ``Observed``.
+
+Covers the arithmetic between them: what the process itself takes (base), what the work will take at full speed (projected) and at the
+least (floor), what it costs to spill or to be resized, and how much the ledger may promise. It reads; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from ..decide.events import Observed, ResizeMode
+from ..decide.policy import Policy
+from ..engine.executor import Executor, Figures
+from ..engine.planner import ExchangeOutput
+from ..engine.widths import row_bytes
+from ..memory import Ledger, MemoryReader, MemorySample
+from ..memory.forecast import distinct_at
+from ..memory.thrash import thrash
+
+FULL_SPEED_FOLD_BYTES = 64 << 20
+"""Unfolded state that the engine gathers where there is room: folding rarely is what makes a group-by fast."""
+RESTART_S = 1.5
+"""Assumed until measured: PATCH, SIGTERM, final checkpoint, new process, first batch."""
+SPILL_BYTES_PER_S = 200 << 20
+"""Assumed until measured: writing state as a run and reading it back."""
+LEDGER_SHARE = 0.92
+"""The ledger promises no more than this share of the limit; the rest is the wall's margin."""
+
+
+@dataclass(slots=True)
+class Gauge:
+    reader: MemoryReader
+    executor: Executor
+    ledger: Ledger
+    workers: int
+    resize_cost_s: float | None = None
+    """Measured by an earlier attempt of this run."""
+    sample: MemorySample = field(init=False)
+    peak_bytes: int = 0
+    _bases: deque[int] = field(default_factory=lambda: deque(maxlen=20))
+    _rates: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=40))
+    _last_s: float = 0.0
+    figures: Figures = field(init=False)
+    observed: Observed = field(init=False)
+
+    def look(self, at_s: float, policy: Policy, unsaved_s: float) -> Observed:
+        """Read everything once, move the ledger, and say what is seen."""
+        before = getattr(self, "sample", None)
+        sample = self.sample = self.reader.read()
+        figures = self.figures = self.executor.figures()
+        self.peak_bytes = max(self.peak_bytes, sample.used_bytes)
+        self._bases.append(max(0, sample.used_bytes - pa.total_allocated_bytes()))
+        base = min(self._bases)
+        self.adopt(sample.limit_bytes, base)
+        self._rates.append((at_s, figures.rows_in))
+        least = base + figures.smallest_need_bytes
+        full = base + self.workers * figures.split_need_bytes + self.full_state_bytes(figures)
+        elapsed = at_s - self._last_s if self._last_s else 0.0
+        self._last_s = at_s
+        remaining = self.remaining_s(figures)
+        self.observed = Observed(
+            at_s=at_s,
+            limit_bytes=sample.limit_bytes,
+            used_bytes=sample.used_bytes,
+            reserved_bytes=self.ledger.reserved_bytes,
+            state_bytes=figures.state_bytes,
+            projected_bytes=full,
+            floor_bytes=least,
+            unsaved_s=unsaved_s,
+            remaining_s=remaining,
+            spill_cost_s=self.spill_cost_s(figures, base, sample.limit_bytes),
+            resize_cost_s=(self.resize_cost_s or RESTART_S) if policy.mode is ResizeMode.RESTART else 0.1,
+            thrash=thrash(before, sample, elapsed) if before is not None and elapsed > 0 else 0.0,
+        )
+        return self.observed
+
+    def adopt(self, limit_bytes: int | None, base: int) -> None:
+        """What the ledger may promise: the limit without the process itself and the margin."""
+        capacity = None if limit_bytes is None else max(4 << 20, int(limit_bytes * LEDGER_SHARE) - base)
+        if capacity != self.ledger.capacity_bytes:
+            self.ledger.resize(capacity)
+
+    def full_state_bytes(self, figures: Figures) -> int:
+        """State at its peak until the stage ends, never spilled and folded as rarely as is fastest."""
+        exchange = self.executor.exchange
+        if exchange is None or not figures.rows_total or not figures.rows_in:
+            return figures.state_bytes
+        stage = self.executor.plan.stages[figures.stage]
+        assert isinstance(stage.output, ExchangeOutput)
+        width = row_bytes(stage.output.combiner.partial_schema)
+        raw_total = int(figures.raw_rows * max(1.0, figures.rows_total / figures.rows_in))
+        groups = distinct_at(raw_total, exchange.fold_observations())
+        raw = min(FULL_SPEED_FOLD_BYTES, raw_total * row_bytes(stage.output.combiner.raw_schema))
+        # A merge holds the old partials, the new ones and the result.
+        return raw + 2 * groups * width
+
+    def spill_cost_s(self, figures: Figures, base: int, limit_bytes: int | None) -> float:
+        """Going on within the limit: state that does not fit is written and read back once."""
+        if limit_bytes is None:
+            return 0.0
+        room = int(limit_bytes * LEDGER_SHARE) - base - self.workers * figures.split_need_bytes
+        excess = self.full_state_bytes(figures) - max(0, room)
+        return max(0.0, excess / SPILL_BYTES_PER_S)
+
+    def rows_per_s(self) -> float:
+        if len(self._rates) < 2:
+            return 0.0
+        (first_s, first), (last_s, last) = self._rates[0], self._rates[-1]
+        return max(0.0, (last - first) / (last_s - first_s)) if last_s > first_s else 0.0
+
+    def remaining_s(self, figures: Figures) -> float | None:
+        rate = self.rows_per_s()
+        if not rate or figures.rows_total is None:
+            return None
+        return max(0.0, (figures.rows_total - figures.rows_in) / rate)
+
+
+def now_s() -> float:
+    return time.monotonic()

@@ -1,0 +1,361 @@
+"""The loop: events in, the machine's decisions, instructions carried out.
+
+One thread, one queue. Workers, the checkpoint thread, the resizer and signals only put events into the queue; this thread alone
+steps the machine and acts. It makes no decision of its own beyond mechanics: a stage that ends is committed, a split that finds no room
+lets state go. The exit code is the machine's.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from ..checkpoint import Phase
+from ..decide import events, instructions
+from ..decide.machine import initial, step
+from ..decide.policy import Policy
+from ..engine import executor as engine
+from ..errors import EtlkitError, FencedError
+from ..exits import Exit
+from ..memory import interval_s
+from ..memory.allocation import release_pools
+from ..memory.wall import Wall
+from . import checkpointer as saving
+from .checkpointer import Checkpointer, Wanted, as_state_error
+from .gauge import Gauge, now_s
+from .opening import Opened, now
+
+PROGRESS_EVERY_S = 0.25
+PERMANENT = frozenset({Exit.BAD_INPUT, Exit.CONFIG, Exit.USAGE})
+"""Ends that starting again cannot mend: written down, so that a later start fails fast (F25)."""
+
+
+class Asks(Protocol):
+    """Who can be asked for memory: kube.resizer.Resizer, or nobody."""
+
+    def request(self, to_bytes: int, reason: str) -> None: ...
+
+    def withdraw(self, to_bytes: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """``emit(event, **fields)`` writes the event log and feeds the display."""
+
+    emit: Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    exit_code: int
+    reason: str
+
+
+class Loop:
+    def __init__(
+        self,
+        opened: Opened,
+        executor: engine.Executor,
+        checkpointer: Checkpointer,
+        gauge: Gauge,
+        wall: Wall,
+        policy: Policy,
+        inbox: queue.SimpleQueue[Any],
+        tell: Tell,
+        asks: Asks | None,
+    ) -> None:
+        self.opened = opened
+        self.executor = executor
+        self.checkpointer = checkpointer
+        self.gauge = gauge
+        self.wall = wall
+        self.policy = policy
+        self.inbox = inbox
+        self.emit = tell.emit
+        self.asks = asks
+        self.state = initial(policy)
+        self.ended: Ended | None = None
+        self._limit_bytes: int | None = None
+        self._give_up_at_s: float | None = None
+        self._next_look_s = 0.0
+        self._next_progress_s = 0.0
+        self._saved_splits = 0
+        self._dirty_since_s: float | None = None
+        self._go_on_after: str | None = None
+        self._resizes: list[dict[str, Any]] = [dict(one) for one in opened.snapshot.facts.get("resizes") or []]
+        self._asked_at_s = 0.0
+        self._failure: EtlkitError | None = None
+        self._level = instructions.Level.CALM
+
+    # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self, restarts_left: int) -> Ended:
+        """Until the machine says quit. The executor's and the checkpointer's threads are running."""
+        self._look(first=True)
+        self._step(
+            events.Started(now_s(), self.gauge.sample.limit_bytes, self.gauge.workers, restarts_left)
+        )
+        while self.ended is None:
+            timeout = max(0.0, self._next_look_s - now_s())
+            try:
+                self._take(self.inbox.get(timeout=timeout))
+            except queue.Empty:
+                pass
+            if now_s() >= self._next_look_s and self.ended is None:
+                self._look()
+            if self._give_up_at_s is not None and now_s() >= self._give_up_at_s:
+                self._give_up_at_s = None
+                self.executor.give_up()
+        return self.ended
+
+    def _look(self, first: bool = False) -> None:
+        """One tick: sample, move the wall, tell the machine, show progress."""
+        at_s = now_s()
+        figures = self.executor.figures()
+        if figures.splits_done > self._saved_splits and self._dirty_since_s is None:
+            self._dirty_since_s = at_s
+        unsaved_s = at_s - self._dirty_since_s if self._dirty_since_s is not None else 0.0
+        observed = self.gauge.look(at_s, self.policy, unsaved_s)
+        sample = self.gauge.sample
+        if first:
+            self._limit_bytes = sample.limit_bytes
+        elif sample.limit_bytes != self._limit_bytes:
+            self._limit_changed(sample.limit_bytes)
+        self.wall.raise_to(sample.limit_bytes, sample)
+        if not first:
+            self._step(observed)
+        every_s = self.policy.checkpoint_every_s
+        self._next_look_s = at_s + min(interval_s(sample), every_s / 2 if every_s else 1.0)
+        if at_s >= self._next_progress_s:
+            self._next_progress_s = at_s + PROGRESS_EVERY_S
+            self._progress()
+
+    def _progress(self) -> None:
+        figures, observed = self.gauge.figures, self.gauge.observed
+        self.emit(
+            "progress",
+            stage=figures.stage,
+            splits_done=figures.splits_done,
+            splits_total=figures.splits_total,
+            rows_in=figures.rows_in,
+            rows_total=figures.rows_total,
+            rows_per_s=round(self.gauge.rows_per_s()),
+            used_bytes=observed.used_bytes,
+            reserved_bytes=observed.reserved_bytes,
+            projected_bytes=observed.projected_bytes,
+            limit_bytes=observed.limit_bytes,
+            state_bytes=observed.state_bytes,
+            level=str(self._level),
+            workers=figures.running,
+            remaining_s=None if observed.remaining_s is None else round(observed.remaining_s, 1),
+        )
+
+    def _limit_changed(self, limit_bytes: int | None) -> None:
+        asked = any(one["outcome"] not in _FINAL and one["to_bytes"] == limit_bytes for one in self._resizes)
+        self.emit("limit_changed", from_bytes=self._limit_bytes, to_bytes=limit_bytes, asked=asked)
+        self._limit_bytes = limit_bytes
+        self.opened.attempts[-1]["limit_bytes"] = limit_bytes
+        self._step(events.LimitChanged(now_s(), limit_bytes))
+
+    # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, event: object) -> None:
+        match event:
+            case engine.StageFinished(stage):
+                kind = self.executor.plan.stages[stage].kind
+                self.checkpointer.request(Wanted(f"stage {stage} ({kind}) is finished", even_if_empty=True))
+            case engine.RoomWanted(needed, state):
+                self._spill_for_room(needed, state)
+            case engine.SplitShort():
+                self._short(event)
+            case engine.SplitFailed(task, error):
+                self._failed(task, error)
+            case engine.Idle():
+                self._step(events.Drained(now_s()))
+            case saving.Written():
+                self._written(event)
+            case saving.Skipped(wanted):
+                self._dirty_since_s = None
+                self._step(events.CheckpointCommitted(now_s(), self.opened.snapshot.id, 0.0, 0, wanted.reason))
+                self._go_on_if(wanted.reason)
+            case saving.NotWritten(wanted, error):
+                self._not_written(wanted, error)
+            case saving.Published(parts, rows, bytes_, seconds):
+                self.emit("published", parts=parts, rows=rows, bytes=bytes_, seconds=round(seconds, 4))
+                self._step(events.WorkFinished(now_s()))
+            case events.ResizeReported():
+                self._reported(event)
+            case Policy():
+                self.policy = event
+            case _:
+                self._step(event)  # type: ignore[arg-type]
+
+    def _step(self, event: events.Event) -> None:
+        self.state, told = step(self.state, event, self.policy)
+        for instruction in told:
+            self._carry_out(instruction)
+
+    def _spill_for_room(self, needed: int, state: int) -> None:
+        if not self.checkpointer.busy:
+            reason = f"spill: no room for a split of {needed >> 20} MiB beside {state >> 20} MiB of state"
+            self.checkpointer.request(Wanted(reason))
+
+    def _short(self, event: engine.SplitShort) -> None:
+        self.emit(
+            "allocation_failed", split=event.task, tries=event.tries, slice_rows=event.slice_rows, error=event.error
+        )
+        self._go_on_after = None
+        self._step(
+            events.AllocationFailed(now_s(), event.task, event.tries, event.slice_rows, event.needed_bytes)
+        )
+        if self._go_on_after is None and self.ended is None:
+            self.executor.go_on()
+
+    def _go_on_if(self, reason: str) -> None:
+        if self._go_on_after == reason:
+            self._go_on_after = None
+            self.executor.go_on()
+
+    def _failed(self, task: str, error: BaseException) -> None:
+        if isinstance(error, FencedError):
+            self._step(events.CheckpointFailed(now_s(), str(error), fenced=True))
+            return
+        known = error if isinstance(error, EtlkitError) else _unexpected(task, error)
+        self._failure = known
+        self._step(events.WorkFailed(now_s(), int(known.exit_code), str(known)))
+
+    def _written(self, event: saving.Written) -> None:
+        committed = event.committed
+        self._saved_splits = event.splits_done
+        self._dirty_since_s = None
+        self.emit(
+            "checkpoint",
+            id=committed.id,
+            duration_s=round(committed.duration_s, 4),
+            bytes=committed.bytes,
+            reason=committed.reason,
+            splits_done=event.splits_done,
+        )
+        self._step(
+            events.CheckpointCommitted(
+                now_s(), committed.id, committed.duration_s, committed.bytes, committed.reason
+            )
+        )
+        self._go_on_if(event.wanted.reason)
+
+    def _not_written(self, wanted: Wanted, error: BaseException) -> None:
+        known = as_state_error(error)
+        self._failure = known
+        self.emit("checkpoint_failed", reason=wanted.reason, error=str(known))
+        if not isinstance(known, FencedError) and known.exit_code in PERMANENT:
+            self._step(events.WorkFailed(now_s(), int(known.exit_code), str(known)))
+        else:
+            self._step(events.CheckpointFailed(now_s(), str(known), isinstance(known, FencedError)))
+        self._go_on_if(wanted.reason)
+
+    def _reported(self, event: events.ResizeReported) -> None:
+        for one in reversed(self._resizes):
+            if one["to_bytes"] == event.to_bytes and one["outcome"] not in _FINAL:
+                one["outcome"] = str(event.outcome)
+                if event.outcome is events.ResizeOutcome.ACTUATED:
+                    one["requested_to_actuated_s"] = round(event.at_s - self._asked_at_s, 3)
+                self.emit("resize", **{**one, "message": event.message})
+                break
+        self._step(event)
+
+    # ── instructions ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _carry_out(self, told: instructions.Instruction) -> None:
+        if not isinstance(told, instructions.Checkpoint | instructions.SetLevel):
+            fields = {name: getattr(told, name) for name in told.__slots__ if name != "reason"}
+            self.emit("decision", instruction=type(told).__name__, reason=told.reason, **fields)
+        match told:
+            case instructions.SetLevel(level, reason):
+                self._level = level
+                self.emit("level", level=str(level), reason=reason)
+            case instructions.ReleasePools():
+                release_pools()
+            case instructions.SetWorkers(workers):
+                self.executor.set_workers(workers)
+            case instructions.SetSliceRows(rows):
+                self.executor.set_slice_rows(rows)
+            case instructions.Checkpoint(reason, spill):
+                if spill and self._go_on_after is None:
+                    self._go_on_after = reason
+                self.checkpointer.request(Wanted(reason, even_if_empty=True))
+            case instructions.RequestMemory(to_bytes, reason):
+                self._request(to_bytes, reason)
+            case instructions.WithdrawResize(to_bytes, _):
+                if self.asks is not None:
+                    self.asks.withdraw(to_bytes)
+            case instructions.Drain(deadline_s, _):
+                self._give_up_at_s = deadline_s
+                self.executor.drain()
+            case instructions.Quit(exit_code, reason):
+                self.ended = Ended(exit_code, reason)
+
+    def _request(self, to_bytes: int, reason: str) -> None:
+        """The intent is durable before the PATCH (law 4): it goes into a checkpoint, and the PATCH follows its commit."""
+        assert self.asks is not None
+        asks = self.asks
+        intent = {
+            "at": now(),
+            "from_bytes": self._limit_bytes,
+            "to_bytes": to_bytes,
+            "reason": reason,
+            "outcome": "requested",
+            "requested_to_actuated_s": None,
+        }
+        self._resizes.append(intent)
+        self._asked_at_s = now_s()
+
+        def patch() -> None:
+            asks.request(to_bytes, reason)
+
+        self.checkpointer.request(Wanted(f"resize to {to_bytes >> 20} MiB", {"resizes": self._resizes}, then=patch))
+
+    # ── the end of an attempt ───────────────────────────────────────────────────────────────────────────────────
+
+    def record_end(self, ended: Ended, ended_by: str) -> None:
+        """Write down how this attempt ended. Not after being fenced: the state is another's."""
+        attempt = self.opened.attempts[-1]
+        attempt |= {
+            "ended_at": now(),
+            "exit_code": ended.exit_code,
+            "ended_by": ended_by,
+            "peak_bytes": self.gauge.peak_bytes,
+        }
+        facts: Mapping[str, Any] = {"attempts": self.opened.attempts, "resizes": self._resizes}
+        phase = None
+        if self._failure is not None and ended.exit_code in PERMANENT and ended.exit_code != Exit.DONE:
+            facts = {**facts, "failure": {"exit_code": ended.exit_code, "message": self._failure.message}}
+            phase = Phase.FAILED
+        self.checkpointer.commit_facts(f"attempt {attempt['number']} ended", facts, phase)
+
+    def failure(self) -> EtlkitError | None:
+        return self._failure
+
+
+_FINAL = frozenset(str(outcome) for outcome in events.FINAL_OUTCOMES)
+
+
+def _unexpected(task: str, error: BaseException) -> EtlkitError:
+    import traceback
+
+    lines = "".join(traceback.format_exception(error)[-6:])
+    return EtlkitError(f"split {task} failed: {type(error).__name__}: {error}", f"where it happened:\n{lines}")
+
+
+def with_mode(policy: Policy, mode: events.ResizeMode) -> Policy:
+    """The policy for what the pod's own resizePolicy says."""
+    return replace(policy, mode=mode)
+
+
+def wait_idle(checkpointer: Checkpointer, at_most_s: float) -> None:
+    """Until no commit is under way."""
+    deadline = time.monotonic() + at_most_s
+    while checkpointer.busy and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -1,0 +1,220 @@
+"""What a start finds, and what it does about it.
+
+    state            same run            another run
+    ─────────────    ────────────────    ──────────────────────────────
+    none             begin               begin
+    unfinished       resume              refused (78), unless --restart
+    failed for good  fails fast again    refused (78), unless --restart
+    done             exit 0, untouched   begin
+
+"The same run" is the same run id and fingerprint. Covers identity, recovery of the sinks and the attempt's record; the loop
+runs what this opens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ..checkpoint import Phase, Snapshot, StateDir, open_store
+from ..engine.planner import ExchangeOutput, Plan, ScanInput, lower
+from ..errors import ConfigError, EtlkitError, error_for
+from ..plan.fingerprint import changed_files, differences, fingerprint, run_id
+from ..plan.pipeline import Pipeline
+
+MAX_LISTED_FILES = 10_000
+"""Up to so many input files are recorded one by one, so that a refusal can name the changed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be run, before anything was opened."""
+
+    job: str
+    target: str
+    parameters: Mapping[str, object]
+    pipelines: tuple[Pipeline, ...]
+    state: str
+    run_id: str | None = None
+    restart: bool = False
+    lock_wait_s: float = 0.0
+    keep: int = 2
+
+
+@dataclass(slots=True)
+class Opened:
+    """A run that is ours: its plan, its state, and where it stands. ``snapshot`` is the newest commit."""
+
+    plan: Plan
+    state_dir: StateDir
+    snapshot: Snapshot
+    resumed_from: int | None
+    """The checkpoint that this attempt goes on from; None at the beginning."""
+    attempts: list[dict[str, Any]]
+
+    @property
+    def attempt(self) -> int:
+        return len(self.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyDone:
+    """The same run, done before: nothing was touched."""
+
+    run_id: str
+    rows_out: int
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, object] | None) -> Opened | AlreadyDone:
+    """Plan the job, open its state and claim it.
+
+    ``ended``: what the cluster says about how the attempt before this one ended (``exit_code``, ``ended_by``).
+    Errors: PlanError, InputError, StateBusyError, StateError; ConfigError where another run is unfinished.
+    """
+    plan = lower(request.pipelines)
+    inventory = [
+        (record.path, record.size_bytes, record.version) for source in plan.sources for record in source.inventory()
+    ]
+    parts = fingerprint(request.job, request.parameters, request.pipelines, inventory)
+    identity = request.run_id or run_id(parts)
+    state_dir = StateDir.open(open_store(request.state), request.lock_wait_s, keep=request.keep)
+    found = state_dir.snapshot
+    same = found is not None and found.run_id == identity and dict(found.fingerprint) == parts
+    if found is not None and not request.restart:
+        if found.phase is Phase.DONE and found.run_id == identity:
+            state_dir.close()
+            return AlreadyDone(identity, sum(stage.rows_out for stage in found.stages.values()))
+        if found.phase is not Phase.DONE and not same:
+            raise _refused(found, parts, identity, inventory)
+        if found.phase is Phase.FAILED:
+            raise _failed_before(found)
+        if found.phase is not Phase.DONE:
+            return _resume(plan, state_dir, found, limit_bytes, ended)
+    return _begin(request, plan, state_dir, identity, parts, inventory, limit_bytes)
+
+
+def _begin(
+    request: Request,
+    plan: Plan,
+    state_dir: StateDir,
+    identity: str,
+    parts: dict[str, str],
+    inventory: Sequence[tuple[str, int, str]],
+    limit_bytes: int | None,
+) -> Opened:
+    for sink in plan.sinks:
+        sink.prepare(identity, resuming=False)
+    attempts = [_attempt(1, limit_bytes, None)]
+    facts: dict[str, Any] = {
+        "job": request.job,
+        "target": request.target,
+        "parameters": {name: str(value) for name, value in request.parameters.items()},
+        "plan": planned(plan),
+        "sinks": [sink.describe() for sink in plan.sinks],
+        "inventory": [list(one) for one in inventory] if len(inventory) <= MAX_LISTED_FILES else None,
+        "attempts": attempts,
+        "resizes": [],
+        "ended": {},
+        "failure": None,
+    }
+    snapshot = state_dir.begin(identity, parts, facts)
+    state_dir.collect()
+    for sink in plan.sinks:
+        sink.recover([])
+    return Opened(plan, state_dir, snapshot, None, attempts)
+
+
+def _resume(
+    plan: Plan, state_dir: StateDir, found: Snapshot, limit_bytes: int | None, ended: Mapping[str, object] | None
+) -> Opened:
+    recorded, here = found.facts.get("plan"), planned(plan)
+    if recorded != here:
+        raise ConfigError(
+            "this version of etlkit cuts the job into other splits or partitions than the one that began the run",
+            "finish it with the version that began it, or discard it with --restart",
+        )
+    attempts: list[dict[str, Any]] = [dict(one) for one in found.facts.get("attempts") or []]
+    if attempts and attempts[-1].get("ended_at") is None:
+        attempts[-1] |= {"ended_at": now(), "exit_code": None, "ended_by": "killed", **(ended or {})}
+    attempts.append(_attempt(len(attempts) + 1, limit_bytes, found.id))
+    resizes = [_settled(dict(one), limit_bytes) for one in found.facts.get("resizes") or []]
+    snapshot = state_dir.claim({"attempts": attempts, "resizes": resizes})
+    state_dir.collect()
+    for number, sink in enumerate(plan.sinks):
+        sink.prepare(found.run_id, resuming=True)
+        sink.recover([part for at, part in parts_of(snapshot) if at == number])
+    return Opened(plan, state_dir, snapshot, found.id, attempts)
+
+
+def _attempt(number: int, limit_bytes: int | None, resumed_from: int | None) -> dict[str, Any]:
+    return {
+        "number": number,
+        "started_at": now(),
+        "ended_at": None,
+        "exit_code": None,
+        "ended_by": None,
+        "limit_bytes": limit_bytes,
+        "peak_bytes": None,
+        "resumed_from": resumed_from,
+        "pid": os.getpid(),
+    }
+
+
+def _settled(resize: dict[str, Any], limit_bytes: int | None) -> dict[str, Any]:
+    """A resize that was in flight when the attempt before ended: the limit we woke up with says what became of it."""
+    if resize.get("outcome") in ("requested", "in_progress", "deferred", "error"):
+        if limit_bytes is not None and abs(limit_bytes - int(resize["to_bytes"])) <= 64 * 1024:
+            began = datetime.fromisoformat(str(resize["at"]))
+            took = (datetime.now(UTC) - began).total_seconds()
+            resize |= {"outcome": "actuated", "requested_to_actuated_s": round(took, 3)}
+        else:
+            resize |= {"pending_at_restart": True}
+    return resize
+
+
+def planned(plan: Plan) -> list[dict[str, Any]]:
+    """What a resumed run must find again: splits of the scans, partitions of the exchanges (law 10)."""
+    return [
+        {
+            "kind": stage.kind,
+            "scans": [len(one.splits) for one in stage.inputs if isinstance(one, ScanInput)],
+            "partitions": stage.output.partitions if isinstance(stage.output, ExchangeOutput) else None,
+        }
+        for stage in plan.stages
+    ]
+
+
+def parts_of(snapshot: Snapshot) -> list[tuple[int, Any]]:
+    """(sink number, part) of everything that is staged, in split order."""
+    found = [pair for stage in snapshot.stages.values() for pair in stage.parts]
+    return sorted(found, key=lambda pair: (pair[0], pair[1].split, pair[1].name))
+
+
+def _refused(
+    found: Snapshot, parts: dict[str, str], identity: str, inventory: Sequence[tuple[str, int, str]]
+) -> ConfigError:
+    changed = differences(found.fingerprint, parts)
+    files = changed_files(found.facts.get("inventory") or [], inventory) if found.facts.get("inventory") else []
+    what = ", ".join(changed) or f"the run id ({found.run_id}, now {identity})"
+    if files:
+        what += f" ({'; '.join(files[:3])}{' …' if len(files) > 3 else ''})"
+    return ConfigError(
+        f"the state holds an unfinished run {found.run_id} of job '{found.facts.get('job')}'; changed since: {what}",
+        "put it back as it was to go on, use another --state, or discard the unfinished run with --restart",
+    )
+
+
+def _failed_before(found: Snapshot) -> EtlkitError:
+    failure: Mapping[str, Any] = found.facts.get("failure") or {}
+    return error_for(
+        int(failure.get("exit_code", 1)),
+        f"this run failed for good before: {failure.get('message', 'no reason was written down')}",
+        "mend the cause, then start it anew with --restart",
+    )
