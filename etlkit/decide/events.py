@@ -79,6 +79,8 @@ class Observed:
     """Measured or assumed cost of a resize: with RestartContainer checkpoint, restart and resume; live nearly 0."""
     thrash: float
     """0 to 1: share of the last tick lost to refaults, major faults or PSI memory."""
+    splits_done: int = 0
+    """Splits finished in this attempt: without any, starting again would only repeat it."""
 
 
 @dataclass(frozen=True, slots=True)

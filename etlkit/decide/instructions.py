@@ -53,15 +53,22 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class RequestMemory:
-    """Write the intent down in a checkpoint, then PATCH pods/resize to this limit."""
+    """PATCH pods/resize to this limit, once the Checkpoint of the same step, with the intent in it, is committed.
+
+    If that checkpoint fails, the request is forgotten. ``give_back``: the limit gets smaller.
+    """
 
     to_bytes: int
     reason: str
+    give_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WithdrawResize:
-    """PATCH back to this, the limit in force, so that a Deferred resize is not granted later (F6)."""
+    """PATCH back to this, the limit in force, so that a Deferred resize is not granted later (F6).
+
+    If the PATCH has not been sent yet, because its checkpoint is still being written, it is not sent at all.
+    """
 
     to_bytes: int
     reason: str

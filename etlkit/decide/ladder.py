@@ -1,0 +1,199 @@
+"""Making do with what there is: release, spill, fewer workers, smaller slices, and back again when it is calm.
+
+Acts on pressure (memory in use now), never on a forecast. Asking for memory is ``asking``'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..units import MIB, format_bytes, format_seconds
+from . import saving
+from .events import AllocationFailed
+from .instructions import Instruction, Level, ReleasePools, SetSliceRows, SetWorkers
+from .policy import Policy
+from .state import PATIENCE_S, State, Step, at_floor
+
+SETTLE_S = 0.5
+"""How long a relief is given to show in memory in use."""
+RELEASE_EVERY_S = 5.0
+WORTH_TIGHT, WORTH_CRITICAL = 0.25, 0.05
+"""State is worth spilling from this share of the limit on."""
+ROOMY = 0.6
+"""Below this share of the limit nothing is given up in advance."""
+LONGEST_PATIENCE_S = 160.0
+ASK_AFTER_TRIES = 3
+"""Release and spill, then halve the slice; when that has not helped, more memory is what is missing."""
+
+
+def use(state: State) -> str:
+    """Memory in use, in words."""
+    if state.seen is None:
+        return "memory in use is not known"
+    if state.limit_bytes is None:
+        return f"{format_bytes(state.seen.used_bytes)} are in use"
+    return f"{format_bytes(state.seen.used_bytes)} of {format_bytes(state.limit_bytes)} are in use"
+
+
+def exhausted(state: State, policy: Policy) -> bool:
+    """Nothing is left that would free memory."""
+    return at_floor(state, policy) and not _worth_spilling(state, WORTH_CRITICAL)
+
+
+def _worth_spilling(state: State, share: float) -> bool:
+    if state.seen is None:
+        return False
+    return state.seen.state_bytes >= max(MIB, share * (state.limit_bytes or 0))
+
+
+def _spill(state: State, why: str) -> Step:
+    assert state.seen is not None
+    reason = f"pressure: {why}; {format_bytes(state.seen.state_bytes)} of it is state that a checkpoint lets go of"
+    return saving.begin(state, reason, spill=True)
+
+
+def _release(state: State, why: str, every_s: float) -> Step:
+    if state.released_at_s is not None and state.at_s - state.released_at_s < every_s:
+        return state, ()
+    return replace(state, released_at_s=state.at_s), (ReleasePools(why),)
+
+
+def _fewer(state: State, policy: Policy, why: str) -> Step:
+    """One rung down: workers first, since they cost memory at once, then slices."""
+    if state.workers > policy.min_workers:
+        workers = max(policy.min_workers, state.workers // 2)
+        state = replace(state, workers=workers)
+        return _impatient(state), (SetWorkers(workers, why),)
+    return _thinner(state, policy, why)
+
+
+def _thinner(state: State, policy: Policy, why: str) -> Step:
+    if state.slice_rows <= policy.min_slice_rows:
+        return state, ()
+    rows = max(policy.min_slice_rows, state.slice_rows // 2)
+    return _impatient(replace(state, slice_rows=rows)), (SetSliceRows(rows, why),)
+
+
+def _impatient(state: State) -> State:
+    """A setting went down: the next try to raise one waits longer, so that it does not swing."""
+    return replace(
+        state,
+        patience_s=min(state.patience_s * 2, LONGEST_PATIENCE_S),
+        settle_until_s=state.at_s + SETTLE_S,
+        calm_since_s=None,
+    )
+
+
+def relieve(state: State, policy: Policy) -> Step:
+    """One step for the pressure of now, then time for it to work."""
+    if state.pressure is Level.CALM:
+        return _recover(state, policy)
+    if state.at_s < state.settle_until_s:
+        return state, ()
+    why = use(state)
+    if state.pressure is Level.TIGHT:
+        state, out = _release(state, why, RELEASE_EVERY_S)
+        if _worth_spilling(state, WORTH_TIGHT) and saving.may_save(state):
+            state, more = _spill(state, why)
+            out += more
+        return state, out
+    state, out = _release(state, why, SETTLE_S)
+    state = replace(state, settle_until_s=state.at_s + SETTLE_S)
+    if state.saving is not None and state.saving.spill:
+        return state, out
+    if _worth_spilling(state, WORTH_CRITICAL) and saving.may_save(state):
+        state, more = _spill(state, why)
+    else:
+        state, more = _fewer(state, policy, why)
+    return state, out + more
+
+
+def degrade(state: State, policy: Policy, why: str) -> Step:
+    """More memory will not come soon: make room, unless there is room."""
+    seen, limit_bytes = state.seen, state.limit_bytes
+    if seen is None or limit_bytes is None or seen.used_bytes < ROOMY * limit_bytes:
+        return state, ()
+    out: tuple[Instruction, ...] = ()
+    words = f"{use(state)}, and {why}"
+    if _worth_spilling(state, WORTH_TIGHT) and saving.may_save(state):
+        state, out = _spill(state, words)
+    if state.pressure is not Level.CALM:
+        state, more = _fewer(state, policy, words)
+        out += more
+    return state, out
+
+
+def _recover(state: State, policy: Policy) -> Step:
+    """One rung up after a calm while."""
+    since_s = state.calm_since_s
+    if since_s is None or state.at_s - since_s < state.patience_s:
+        return state, ()
+    why = f"calm for {format_seconds(state.at_s - since_s)}: {use(state)}"
+    if state.workers < state.most_workers:
+        workers = min(state.most_workers, state.workers * 2)
+        return replace(state, workers=workers, calm_since_s=state.at_s), (SetWorkers(workers, why),)
+    if state.slice_rows < policy.slice_rows:
+        rows = min(policy.slice_rows, state.slice_rows * 2)
+        return replace(state, slice_rows=rows, calm_since_s=state.at_s), (SetSliceRows(rows, why),)
+    return state, ()
+
+
+def restore(state: State, policy: Policy, why: str) -> Step:
+    """The limit has grown: what was given up for the old one is taken back at once."""
+    out: list[Instruction] = []
+    if state.workers < state.most_workers:
+        out.append(SetWorkers(state.most_workers, why))
+    if state.slice_rows < policy.slice_rows:
+        out.append(SetSliceRows(policy.slice_rows, why))
+    state = replace(
+        state,
+        workers=max(state.workers, state.most_workers),
+        slice_rows=max(state.slice_rows, policy.slice_rows),
+        patience_s=PATIENCE_S,
+        needed_bytes=0,
+        floor_tries=0,
+    )
+    return state, tuple(out)
+
+
+def squeezed(state: State, policy: Policy) -> Step:
+    """The limit went below what is comfortable: everything at once."""
+    why = f"the limit shrank: {use(state)}"
+    state, out = _release(state, why, 0.0)
+    if _worth_spilling(state, 0.0) and saving.may_save(state):
+        state, more = _spill(state, why)
+        out += more
+    state, more = _fewer(state, policy, why)
+    return state, out + more
+
+
+def allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> Step:
+    """Release, spill, then smaller slices, then fewer workers. What was learned stays in the state for asking."""
+    why = (
+        f"an allocation failed in {event.split} at {event.slice_rows} rows (try {event.tries}), "
+        f"it needs about {format_bytes(event.needed_bytes)}; {use(state)}"
+    )
+    at_smallest = at_floor(state, policy) and event.slice_rows <= policy.min_slice_rows
+    # A first try says that something got done since the last failure.
+    before = 0 if event.tries <= 1 else state.floor_tries
+    state = replace(state, floor_tries=before + 1 if at_smallest else 0, calm_since_s=None)
+    if event.tries >= ASK_AFTER_TRIES or at_smallest:
+        state = replace(state, needed_bytes=max(state.needed_bytes, _needed_in_all(state, event)))
+    state, out = _release(state, why, SETTLE_S)
+    if _worth_spilling(state, WORTH_CRITICAL) and saving.may_save(state):
+        state, more = _spill(state, why)
+        if event.tries <= 1:
+            return state, out + more
+        out += more
+    # A failure at a size that has been given up since is no news.
+    if event.slice_rows <= state.slice_rows or state.slice_rows <= policy.min_slice_rows:
+        smaller = _thinner if state.slice_rows > policy.min_slice_rows else _fewer
+        state, more = smaller(state, policy, why)
+        out += more
+    return state, out
+
+
+def _needed_in_all(state: State, event: AllocationFailed) -> int:
+    """What one split needs, beside what can't be spilled. It did not fit, so never less than the limit."""
+    beside = max(0, state.seen.used_bytes - state.seen.state_bytes) if state.seen is not None else 0
+    return max(beside + max(0, event.needed_bytes), state.limit_bytes or 0)
