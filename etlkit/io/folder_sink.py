@@ -4,15 +4,15 @@ The commit, in this order; each step may be repeated, so a crash anywhere rolls 
 
 1. ``_SUCCESS`` names this run: nothing is left to do but to remove staging.
 2. An old ``_SUCCESS`` is removed (if_exists "replace" and "append"), so that nobody trusts what is in between.
-3. "replace": each file that this run found at its start is removed, if it still is that file and no new part has its name.
+3. "replace": each file that this run found at its start is removed, if it is that file still and no part has its name.
 4. Each part is renamed from staging to its final name, unless it is there already.
 5. Folders are synced, innermost first.
 6. ``_SUCCESS`` is written in staging, synced, renamed, and the folder synced. From here on the output is true.
 7. Staging is removed.
 
-What it relies on: rename within one file system is atomic and takes a synced file's content along; fsync of a folder makes
-its names durable. NFS does both; neither hard links nor locks are used. It does not guard against another program
-that writes the same names at the same moment: two runs into one folder are told apart by ``_SUCCESS`` and by names.
+What it relies on: rename within one file system is atomic and takes a synced file's content along; fsync of a folder
+makes its names durable. NFS does both; neither hard links nor locks are used. It does not guard against another
+program that writes the same names at the same moment: runs into one folder are told apart by ``_SUCCESS`` and by names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from ..errors import ConfigError, CorruptStateError, StateError
 from ..plan.nodes import IfExists
-from ..testing.crashpoints import reach
+from ..testing.crashpoints import declare, reach
 from .part_file import PartFile, sync_folder, write_durably
 from .paths import local_output, state_error
 from .sink import Part, StagedPart
@@ -41,6 +41,11 @@ SUCCESS = "_SUCCESS"
 _START = "start.json"
 _RUNS_REMEMBERED = 1000
 """Earlier runs that an appended-to ``_SUCCESS`` still names."""
+
+declare(
+    "sink.staged", "sink.prepared", "sink.commit", "sink.unmarked", "sink.cleared", "sink.part", "sink.published",
+    "sink.synced", "sink.marked", "sink.done",
+)  # fmt: skip
 
 Identity = list[int]
 
@@ -103,7 +108,7 @@ class FolderSink(ABC):
             if schema.get_field_index(name) < 0:
                 raise ConfigError(f"partition_by: no column '{name}'", f"the columns are {', '.join(schema.names)}")
             if pa.types.is_nested(schema.field(name).type):
-                raise ConfigError(f"partition_by: '{name}' is {schema.field(name).type}", "name columns of plain values")
+                raise ConfigError(f"partition_by: '{name}' is a {schema.field(name).type}", "name plain columns")
         if self.partition_by and len(self.partition_by) == len(schema.names):
             raise ConfigError("partition_by names every column", "leave a column for the files to hold")
         number = f"part-{split:05d}"
@@ -205,9 +210,8 @@ class FolderSink(ABC):
         if staged is None:
             raise CorruptStateError(f"{where}: the staged part is gone", "start anew with --restart", name=str(where))
         if staged[2] != part.length:
-            raise CorruptStateError(
-                f"{where}: has {staged[2]} bytes, {part.length} were written", "start anew with --restart", name=str(where)
-            )
+            wrong = f"{where}: has {staged[2]} bytes, {part.length} were written"
+            raise CorruptStateError(wrong, "start anew with --restart", name=str(where))
 
     def _publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
         start = self._start()
@@ -220,8 +224,8 @@ class FolderSink(ABC):
         if success is not None:
             # Which runs were here before must outlive the old _SUCCESS.
             if self.if_exists == "append":
-                text = json.dumps({**start, "runs": earlier}).encode()
-                write_durably(self._staging / _START, text, by_way_of=self._staging / f"{_START}.new")
+                kept = json.dumps({**start, "runs": earlier})
+                write_durably(self._staging / _START, kept.encode(), by_way_of=self._staging / f"{_START}.new")
             fence()
             (self._out / SUCCESS).unlink()
             sync_folder(self._out)
@@ -239,7 +243,8 @@ class FolderSink(ABC):
         for part in parts:
             self._publish_part(part, replaces, fence)
         reach("sink.published")
-        folders = {parent for part in parts for parent in (self._out / part.final).parents if self._out in parent.parents}
+        finals_above = {parent for part in parts for parent in (self._out / part.final).parents}
+        folders = [folder for folder in finals_above if self._out in folder.parents]
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
             sync_folder(folder)
         sync_folder(self._out)
@@ -253,7 +258,8 @@ class FolderSink(ABC):
             "runs": runs,
         }
         fence()
-        write_durably(self._out / SUCCESS, json.dumps(said).encode() + b"\n", by_way_of=self._staging / f"{SUCCESS}.new")
+        text = json.dumps(said) + "\n"
+        write_durably(self._out / SUCCESS, text.encode(), by_way_of=self._staging / f"{SUCCESS}.new")
         reach("sink.marked")
 
     def _publish_part(self, part: Part, replaces: dict[str, Identity], fence: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError, InputError
+from ..memory.allocation import is_allocation_failure
 from .batches import (
     SCHEMA_MODES,
     SchemaMode,
@@ -29,7 +30,7 @@ from .batches import (
     rebatch,
 )
 from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, row_group_facts
-from .paths import REMOTE_READ_BYTES, drop_behind, expand, is_allocation_failure, local_path, open_input
+from .paths import REMOTE_READ_BYTES, drop_behind, expand, local_path, open_input
 from .source import FileRecord, Segment, Split
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ _KEPT_FOOTERS = 2
 _DAMAGE = (pa.ArrowException, OSError, ValueError, EOFError)
 
 
+@dataclass(frozen=True, slots=True)
+class _Footer:
+    """What pyarrow makes of one file's footer; ``arrow`` is as it will be read, ``schema`` is normalised."""
+
+    metadata: Any
+    arrow: pa.Schema
+    schema: pa.Schema
+
+
 @dataclass(slots=True)
 class _Known:
     """What a source has learned so far. Filled on first use, under its lock."""
@@ -48,12 +58,12 @@ class _Known:
     lock: threading.RLock = field(default_factory=threading.RLock)
     files: tuple[FileRecord, ...] | None = None
     schema: pa.Schema | None = None
-    footers: dict[int, Any] = field(default_factory=dict)
+    footers: dict[int, _Footer] = field(default_factory=dict)
 
 
 class ParquetSource:
-    """Rows of Parquet files. ``schema`` is what to do where files differ: "strict" refuses, "union" takes all columns and fills
-    with null, "first" takes the first file's columns. Nothing is read before it is asked for."""
+    """Rows of Parquet files. ``schema`` is what to do where files differ: "strict" refuses, "union" takes all columns
+    and fills with null, "first" takes the first file's columns. Nothing is read before it is asked for."""
 
     __slots__ = ("_known", "mode", "paths")
 
@@ -70,10 +80,10 @@ class ParquetSource:
             if self._known.schema is None:
                 files = self.inventory()
                 if self.mode == "union":
-                    schemas = ((file.path, self._file_schema(self._footer(i), file)) for i, file in enumerate(files))
+                    schemas = ((file.path, self._footer(index).schema) for index, file in enumerate(files))
                     self._known.schema = merge_schemas(schemas)
                 else:
-                    self._known.schema = self._file_schema(self._footer(0), files[0])
+                    self._known.schema = self._footer(0).schema
             return self._known.schema
 
     def inventory(self) -> Sequence[FileRecord]:
@@ -91,9 +101,11 @@ class ParquetSource:
         segments: list[Segment] = []
         rows = encoded = decoded = unit = cost = 0
         for index, file in enumerate(self.inventory()):
-            metadata = self._footer(index)
-            self._check_schema(metadata, file)
-            by_column = column_leaves(metadata.schema.to_arrow_schema())
+            footer = self._footer(index)
+            metadata = footer.metadata
+            if self.mode == "strict":
+                check_drift(file.path, footer.schema, self.schema, self.inventory()[0].path)
+            by_column = column_leaves(footer.arrow)
             leaves = [leaf for name in wanted for leaf in by_column.get(name, ())]
             for group in range(metadata.num_row_groups):
                 facts = row_group_facts(metadata, group, leaves)
@@ -122,7 +134,7 @@ class ParquetSource:
         for segment in split.segments:
             file = self.inventory()[segment.file]
             with _opened(file, self._kept_footer(segment.file)) as (opened, parquet):
-                self._keep_footer(segment.file, parquet.metadata)
+                self._keep_footer(segment.file, _footer(parquet, file))
                 if segment.stop > parquet.num_row_groups:
                     raise InputError(
                         f"has {parquet.num_row_groups} row groups, the plan counts on {segment.stop}",
@@ -142,51 +154,48 @@ class ParquetSource:
                         yield from (conform(batch, schema, place) for batch in nothing)
                     drop_behind(opened, file, *byte_range(parquet.metadata, group))
 
-    def _check_schema(self, metadata: Any, file: FileRecord) -> None:
-        found = self._file_schema(metadata, file)
-        if self.mode == "strict":
-            check_drift(file.path, found, self.schema, self.inventory()[0].path)
-
-    def _file_schema(self, metadata: Any, file: FileRecord) -> pa.Schema:
-        try:
-            schema = normal_schema(metadata.schema.to_arrow_schema())
-        except _DAMAGE as error:
-            if is_allocation_failure(error):
-                raise
-            raise _damaged(file.path, error) from error
-        if len(set(schema.names)) != len(schema.names):
-            twice = next(name for name in schema.names if schema.names.count(name) > 1)
-            raise InputError("two columns have this name", "rename one", place=f"{file.path}, column {twice}")
-        return schema
-
-    def _kept_footer(self, index: int) -> Any:
+    def _kept_footer(self, index: int) -> _Footer | None:
         with self._known.lock:
             return self._known.footers.get(index)
 
-    def _keep_footer(self, index: int, metadata: Any) -> None:
+    def _keep_footer(self, index: int, footer: _Footer) -> None:
         """Row groups of one file are read one after the other; a large footer need not be parsed for each."""
         with self._known.lock:
-            self._known.footers[index] = metadata
+            self._known.footers[index] = footer
             while len(self._known.footers) > _KEPT_FOOTERS:
                 self._known.footers.pop(next(iter(self._known.footers)))
 
-    def _footer(self, index: int) -> Any:
+    def _footer(self, index: int) -> _Footer:
         kept = self._kept_footer(index)
         if kept is None:
-            with _opened(self.inventory()[index], None) as (_, parquet):
-                kept = parquet.metadata
+            file = self.inventory()[index]
+            with _opened(file, None) as (_, parquet):
+                kept = _footer(parquet, file)
             self._keep_footer(index, kept)
         return kept
 
 
+def _footer(parquet: pq.ParquetFile, file: FileRecord) -> _Footer:
+    try:
+        arrow = parquet.schema_arrow
+    except _DAMAGE as error:
+        if is_allocation_failure(error):
+            raise
+        raise _damaged(file.path, error) from error
+    if len(set(arrow.names)) != len(arrow.names):
+        twice = next(name for name in arrow.names if arrow.names.count(name) > 1)
+        raise InputError("two columns have this name", "rename one", place=f"{file.path}, column {twice}")
+    return _Footer(parquet.metadata, arrow, normal_schema(arrow))
+
+
 @contextmanager
-def _opened(file: FileRecord, metadata: Any) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
+def _opened(file: FileRecord, footer: _Footer | None) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
     opened = open_input(file)
     try:
         try:
             parquet = pq.ParquetFile(
                 opened,
-                metadata=metadata,
+                metadata=None if footer is None else footer.metadata,
                 memory_map=False,
                 pre_buffer=False,
                 buffer_size=READ_BUFFER_BYTES if local_path(file.path) is not None else REMOTE_READ_BYTES,
@@ -227,4 +236,5 @@ def _damaged_column(parquet: pq.ParquetFile, group: int, columns: list[str]) -> 
 
 
 def _damaged(place: str, error: BaseException) -> InputError:
-    return InputError(f"not readable as Parquet: {error}", "write the file anew, or take it out of the input", place=place)
+    remedy = "write the file anew, or take it out of the input"
+    return InputError(f"not readable as Parquet: {error}", remedy, place=place)

@@ -1,8 +1,8 @@
 """What a Parquet footer tells about the cost of its row groups, in a few numbers each.
 
 Covers leaf columns, and estimates of decoded and resident bytes. It opens no file. Sizes of fixed-width columns are
-exact. Strings are estimated: a dictionary-encoded chunk decodes to far more than its uncompressed size, and a footer has
-no count of the decoded bytes that pyarrow shows. So the mean length of a value comes from the dictionary page: its
+exact. Strings are estimated: a dictionary-encoded chunk decodes to far more than its uncompressed size, and a footer
+has no count of the decoded bytes that pyarrow shows. So the mean length of a value comes from the dictionary page: its
 bytes over the fewest entries that the width of the indices allows, held below four times the longer of the two
 statistics (but never below 64 bytes). It errs upwards, except where long values are rare in the dictionary and
 common in the rows.
@@ -91,32 +91,32 @@ def _dictionary_bytes(chunk: Any) -> int:
         return 0
     packed = max(0, chunk.data_page_offset - chunk.dictionary_page_offset)
     ratio = chunk.total_uncompressed_size / max(1, chunk.total_compressed_size)
-    return min(chunk.total_uncompressed_size, int(packed * max(1.0, ratio)))
+    return min(int(chunk.total_uncompressed_size), int(packed * max(1.0, ratio)))
 
 
 def _decoded_bytes(chunk: Any, kind: pa.DataType, dictionary_bytes: int) -> int:
-    values = chunk.num_values
+    values = int(chunk.num_values)
     bitmap = values // 8
     if pa.types.is_dictionary(kind):
-        return int(values * kind.index_type.bit_width // 8 + dictionary_bytes + bitmap)
+        return values * int(kind.index_type.bit_width) // 8 + dictionary_bytes + bitmap
     try:
-        return int(values * kind.bit_width // 8 + bitmap)
+        return values * int(kind.bit_width) // 8 + bitmap
     except ValueError:  # a type without a fixed width
         pass
     if pa.types.is_null(kind):
         return 0
     offsets = values * (8 if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) else 4)
-    plain = chunk.total_uncompressed_size
+    plain = int(chunk.total_uncompressed_size)
     if "DELTA_BYTE_ARRAY" in chunk.encodings:
         plain *= 4  # values share prefixes; the footer does not say how much
-    if not dictionary_bytes:
-        return int(offsets + plain + bitmap)
-    return int(offsets + max(plain, values * _mean_length(chunk, dictionary_bytes)) + bitmap)
+    if dictionary_bytes:
+        plain = max(plain, values * _mean_length(chunk, dictionary_bytes))
+    return offsets + plain + bitmap
 
 
 def _mean_length(chunk: Any, dictionary_bytes: int) -> int:
-    index_bits = 8 * (chunk.total_uncompressed_size - dictionary_bytes) // max(1, chunk.num_values)
-    fewest_entries = 2 ** (min(index_bits, 24) - 1) + 1 if index_bits > 0 else 1
+    index_bits = 8 * (int(chunk.total_uncompressed_size) - dictionary_bytes) // max(1, int(chunk.num_values))
+    fewest_entries = (1 << (min(index_bits, 24) - 1)) + 1 if index_bits > 0 else 1
     mean = max(1, dictionary_bytes // fewest_entries - 4)
     statistics = chunk.statistics
     if statistics is not None and statistics.has_min_max and isinstance(statistics.max_raw, bytes):

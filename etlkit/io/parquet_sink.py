@@ -1,8 +1,8 @@
 """Parquet files as a sink.
 
 Covers row groups, and encodings chosen from the first batch of each file (ADR 0005): dictionary where values repeat,
-plain where they do not. Staging and publication are in folder_sink. It does not choose by anything but data, so a re-run
-writes the same bytes.
+plain where they do not. Staging and publication are in folder_sink. Nothing but data decides, so a re-run writes the
+same bytes.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ class _RowGroupWriter:
 
 
 def dictionary_columns(first: pa.RecordBatch) -> list[str]:
-    """The columns whose values repeat, judged by the first rows. Nested columns keep the format's default (dictionary)."""
-    chosen = []
-    for field in first.schema:
-        array = first.column(field.name).slice(0, SAMPLE_ROWS)
-        if pa.types.is_nested(field.type) or pa.types.is_dictionary(field.type):
-            chosen.append(field.name)
-        elif not pa.types.is_boolean(field.type) and not pa.types.is_null(field.type):
-            if len(array.unique()) <= max(1, int(len(array) * DICTIONARY_RATIO)):
-                chosen.append(field.name)
-    return chosen
+    """The columns whose values repeat, judged by the first rows. Nested columns keep the format's default."""
+    return [field.name for field in first.schema if _repeats(first.column(field.name).slice(0, SAMPLE_ROWS))]
+
+
+def _repeats(sample: pa.Array) -> bool:
+    if pa.types.is_boolean(sample.type) or pa.types.is_null(sample.type):
+        return False
+    if pa.types.is_nested(sample.type) or pa.types.is_dictionary(sample.type):
+        return True
+    return len(sample.unique()) <= max(1, int(len(sample) * DICTIONARY_RATIO))

@@ -1,7 +1,7 @@
 """The file object of one staged part: counts, sums up and syncs as it is written.
 
-Covers length, crc32, and keeping dirty pages few: every few MiB the file is synced and its pages are let go, because dirty
-pages count as memory of the job's cgroup and a burst of them at the end stalls everything. It knows no format.
+Covers length, crc32, and keeping dirty pages few: every few MiB the file is synced and its pages are let go, because
+dirty pages count as memory of the job's cgroup and a burst of them at the end stalls everything. It knows no format.
 """
 
 from __future__ import annotations

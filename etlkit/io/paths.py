@@ -1,8 +1,8 @@
 """Which files an author's paths mean, what version each is, and how one is opened.
 
-Covers a path, a folder, a glob or a list of them, on this machine or behind any fsspec URL. Files of a folder or glob come
-sorted by path; a list keeps its own order. Names that begin with '.' or '_' are left out, at every level, unless
-they are named outright. It does not look into files. fsspec is imported only for a URL.
+Covers a path, a folder, a glob or a list of them, on this machine or behind any fsspec URL. Files of a folder or glob
+come sorted by path; a list keeps its own order. Names that begin with '.' or '_' are left out, at every level,
+unless they are named outright. It does not look into files. fsspec is imported only for a URL.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import ConfigError, InputError, StateError
+from ..memory.allocation import is_allocation_failure
 from .source import FileRecord
 
 REMOTE_READ_BYTES = 1 << 20
@@ -51,10 +52,11 @@ def expand(paths: Sequence[str]) -> tuple[FileRecord, ...]:
         local = local_path(path)
         records = list(_local_files(local) if local is not None else _remote_files(path))
         if not records:
-            raise ConfigError(f"{path}: no input file found", "check the path; names beginning with '.' or '_' are ignored")
+            remedy = "check the path; names beginning with '.' or '_' are ignored"
+            raise ConfigError(f"{path}: no input file found", remedy)
         for record in records:
             if record.path in found:
-                raise ConfigError(f"{record.path}: named twice by the input paths", "name each file once, or use a glob")
+                raise ConfigError(f"{record.path}: named twice by the input paths", "name each file once")
             found[record.path] = record
     if not found:
         raise ConfigError("no input path was given", "name a file, a folder, a glob or a list of them")
@@ -158,9 +160,8 @@ def open_input(file: FileRecord) -> pa.NativeFile:
         raise InputError(f"cannot be opened: {error}", "check the file's permissions", place=file.path) from error
     if file.version != f"{facts.st_mtime_ns}-{facts.st_size}":
         opened.close()
-        raise InputError(
-            "the file changed after the run began", "put the old file back, or start again with --restart", place=file.path
-        )
+        remedy = "put the old file back, or start again with --restart"
+        raise InputError("the file changed after the run began", remedy, place=file.path)
     return opened
 
 
@@ -170,19 +171,11 @@ def drop_behind(opened: pa.NativeFile, file: FileRecord, start: int, length: int
         os.posix_fadvise(opened.fileno(), start, length, os.POSIX_FADV_DONTNEED)
 
 
-def is_allocation_failure(error: BaseException) -> bool:
-    """Whether this is memory running out, not the file's fault (design.md: the wall): such an error goes up as it is."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error)
-    return any(sign in text for sign in ("malloc", "Cannot allocate memory", "Failed to launch worker thread"))
-
-
 def local_output(path: str) -> Path:
     """Where a sink writes. Staging and publication rest on rename, so a store without it is refused."""
     local = local_path(path)
     if local is None:
-        raise ConfigError(f"{path}: a sink writes to a folder, not to a URL", "mount the store, or write an ek.Sink for it")
+        raise ConfigError(f"{path}: a sink writes to a folder", "mount the store as one, or write an ek.Sink for it")
     return Path(local)
 
 

@@ -43,7 +43,7 @@ class StagedPart(Protocol):
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where rows go. Errors: ``ConfigError`` for an output that exists (with if_exists="error"), ``StateError`` for I/O."""
+    """Where rows go. Errors: ``ConfigError`` for an output that exists (if_exists="error"), ``StateError`` for I/O."""
 
     def describe(self) -> dict[str, object]:
         """Format, path and options as JSON data, for the fingerprint and for `plan`."""
@@ -64,6 +64,6 @@ class Sink(Protocol):
         ...
 
     def commit(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
-        """Publish: every part under its final name, ``_SUCCESS`` last, staging removed. May be repeated after a crash at any
-        point; rolls forward. Calls ``fence`` (which raises ``FencedError``) before each visible change."""
+        """Publish: every part under its final name, ``_SUCCESS`` last, staging removed. May be repeated after a crash
+        at any point; rolls forward. Calls ``fence`` (which raises ``FencedError``) before each visible change."""
         ...

@@ -135,20 +135,23 @@ class StagedFiles:
 
 def partitions(batch: pa.RecordBatch, keys: tuple[str, ...]) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The rows of each partition value, in their order, without the key columns: ``("k=v/l=w", rows)``."""
-    codes = None
+    codes: pa.Array = pa.repeat(pa.scalar(0, pa.int64()), batch.num_rows)
     for key in keys:
-        encoded = batch.column(key).dictionary_encode(null_encoding="encode")
-        indices = encoded.indices.cast(pa.int64())
-        codes = indices if codes is None else pc.add(pc.multiply(codes, len(encoded.dictionary)), indices)
+        encoded = _plain(batch.column(key)).dictionary_encode(null_encoding="encode")
+        codes = pc.add(pc.multiply(codes, len(encoded.dictionary)), encoded.indices.cast(pa.int64()))
     order = pc.sort_indices(codes)  # stable: rows of one value keep their order
     runs = pc.run_end_encode(codes.take(order), run_end_type=pa.int64())
     names = batch.select(list(keys)).take(order)
     rows = batch.drop_columns(list(keys)).take(order)
     start = 0
     for end in runs.run_ends.to_pylist():
-        folder = "/".join(f"{quote(key, safe='')}={partition_value(names.column(key)[start])}" for key in keys)
+        folder = "/".join(f"{quote(key, safe='')}={partition_value(_plain(names.column(key))[start])}" for key in keys)
         yield folder, rows.slice(start, end - start)
         start = end
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def partition_value(value: pa.Scalar) -> str:
