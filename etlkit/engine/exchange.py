@@ -84,9 +84,8 @@ class ExchangeState:
         self.partial_bytes = 0
         self.writing_bytes = 0
         """State taken by a checkpoint that is not durable yet."""
-        self.folded_rows = 0
-        self.folded_groups = 0
-        """Of the folds so far: rows in and partials out, which tells how many distinct keys there are."""
+        self.folds = self.folded_rows = self.folded_groups = 0
+        """Folds of one cell so far, rows in and partials out: they tell how many distinct keys there are."""
 
     def _fresh(self) -> tuple[Cell, ...]:
         return tuple(Cell() for _ in range(self.partitions))
@@ -171,6 +170,7 @@ class ExchangeState:
             del raw
             merged = self._merge(cell, table)
             with self._lock:
+                self.folds += 1
                 self.folded_rows += rows
                 self.folded_groups += table.num_rows
                 if self._cells is cells:

@@ -44,6 +44,8 @@ class Wanted:
     facts: Mapping[str, Any] = field(default_factory=dict)
     then: Callable[[], None] | None = None
     even_if_empty: bool = False
+    decided: bool = False
+    """The machine asked for it and waits for the answer; others follow from mechanics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from ..decide.events import Observed, ResizeMode
 from ..decide.policy import Policy
+from ..engine.exchange import ExchangeState
 from ..engine.executor import Executor, Figures
 from ..engine.planner import ExchangeOutput
 from ..engine.widths import row_bytes
 from ..memory import Ledger, MemoryReader, MemorySample
-from ..memory.forecast import distinct_at
+from ..memory.growth import distinct_keys
 from ..memory.thrash import thrash
 
 FULL_SPEED_FOLD_BYTES = 64 << 20
@@ -93,7 +94,7 @@ class Gauge:
         assert isinstance(stage.output, ExchangeOutput)
         width = row_bytes(stage.output.combiner.partial_schema)
         raw_total = int(figures.raw_rows * max(1.0, figures.rows_total / figures.rows_in))
-        groups = distinct_at(raw_total, exchange.fold_observations())
+        groups = _groups_at(exchange, raw_total)
         raw = min(FULL_SPEED_FOLD_BYTES, raw_total * row_bytes(stage.output.combiner.raw_schema))
         # A merge holds the old partials, the new ones and the result.
         return raw + 2 * groups * width
@@ -117,6 +118,16 @@ class Gauge:
         if not rate or figures.rows_total is None:
             return None
         return max(0.0, (figures.rows_total - figures.rows_in) / rate)
+
+
+def _groups_at(exchange: ExchangeState, raw_total: int) -> int:
+    """Distinct keys at the end, from what folding one cell's rows has left so far."""
+    folds, rows, groups = exchange.folds, exchange.folded_rows, exchange.folded_groups
+    if not folds or not groups:
+        return raw_total
+    total = max(rows / folds, raw_total / exchange.partitions)
+    expected, _ = distinct_keys(rows / folds, groups / folds, total)
+    return int(expected * exchange.partitions)
 
 
 def now_s() -> float:

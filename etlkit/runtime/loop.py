@@ -29,6 +29,8 @@ from .gauge import Gauge, now_s
 from .opening import Opened, now
 
 PROGRESS_EVERY_S = 0.25
+RETRY_S = 1.0
+"""Before a checkpoint that a stage's end needs is tried again."""
 PERMANENT = frozenset({Exit.BAD_INPUT, Exit.CONFIG, Exit.USAGE})
 """Ends that starting again cannot mend: written down, so that a later start fails fast (F25)."""
 
@@ -88,6 +90,7 @@ class Loop:
         self._resizes: list[dict[str, Any]] = [dict(one) for one in opened.snapshot.facts.get("resizes") or []]
         self._asked_at_s = 0.0
         self._failure: EtlkitError | None = None
+        self._retry: tuple[float, Wanted] | None = None
         self._level = instructions.Level.CALM
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -109,6 +112,9 @@ class Loop:
             if self._give_up_at_s is not None and now_s() >= self._give_up_at_s:
                 self._give_up_at_s = None
                 self.executor.give_up()
+            if self._retry is not None and now_s() >= self._retry[0]:
+                wanted, self._retry = self._retry[1], None
+                self.checkpointer.request(wanted)
         return self.ended
 
     def _look(self, first: bool = False) -> None:
@@ -179,7 +185,6 @@ class Loop:
                 self._written(event)
             case saving.Skipped(wanted):
                 self._dirty_since_s = None
-                self._step(events.CheckpointCommitted(now_s(), self.opened.snapshot.id, 0.0, 0, wanted.reason))
                 self._go_on_if(wanted.reason)
             case saving.NotWritten(wanted, error):
                 self._not_written(wanted, error)
@@ -195,8 +200,9 @@ class Loop:
 
     def _step(self, event: events.Event) -> None:
         self.state, told = step(self.state, event, self.policy)
+        asked = next((one for one in told if isinstance(one, instructions.RequestMemory)), None)
         for instruction in told:
-            self._carry_out(instruction)
+            self._carry_out(instruction, asked)
 
     def _spill_for_room(self, needed: int, state: int) -> None:
         if not self.checkpointer.busy:
@@ -239,11 +245,11 @@ class Loop:
             reason=committed.reason,
             splits_done=event.splits_done,
         )
-        self._step(
-            events.CheckpointCommitted(
+        if event.wanted.decided or self.state.saving is None:
+            done = events.CheckpointCommitted(
                 now_s(), committed.id, committed.duration_s, committed.bytes, committed.reason
             )
-        )
+            self._step(done)
         self._go_on_if(event.wanted.reason)
 
     def _not_written(self, wanted: Wanted, error: BaseException) -> None:
@@ -255,6 +261,8 @@ class Loop:
         else:
             self._step(events.CheckpointFailed(now_s(), str(known), isinstance(known, FencedError)))
         self._go_on_if(wanted.reason)
+        if not wanted.decided and self.ended is None:
+            self._retry = (now_s() + RETRY_S, wanted)
 
     def _reported(self, event: events.ResizeReported) -> None:
         for one in reversed(self._resizes):
@@ -268,7 +276,7 @@ class Loop:
 
     # ── instructions ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _carry_out(self, told: instructions.Instruction) -> None:
+    def _carry_out(self, told: instructions.Instruction, asked: instructions.RequestMemory | None) -> None:
         if not isinstance(told, instructions.Checkpoint | instructions.SetLevel):
             fields = {name: getattr(told, name) for name in told.__slots__ if name != "reason"}
             self.emit("decision", instruction=type(told).__name__, reason=told.reason, **fields)
@@ -285,9 +293,9 @@ class Loop:
             case instructions.Checkpoint(reason, spill):
                 if spill and self._go_on_after is None:
                     self._go_on_after = reason
-                self.checkpointer.request(Wanted(reason, even_if_empty=True))
-            case instructions.RequestMemory(to_bytes, reason):
-                self._request(to_bytes, reason)
+                self._checkpoint(reason, asked)
+            case instructions.RequestMemory():
+                pass  # its intent is in the checkpoint of the same step, and the PATCH follows that commit
             case instructions.WithdrawResize(to_bytes, _):
                 if self.asks is not None:
                     self.asks.withdraw(to_bytes)
@@ -297,25 +305,28 @@ class Loop:
             case instructions.Quit(exit_code, reason):
                 self.ended = Ended(exit_code, reason)
 
-    def _request(self, to_bytes: int, reason: str) -> None:
-        """The intent is durable before the PATCH (law 4): it goes into a checkpoint, and the PATCH follows its commit."""
-        assert self.asks is not None
+    def _checkpoint(self, reason: str, asked: instructions.RequestMemory | None) -> None:
+        """One commit. The intent to resize is durable in it before the PATCH is sent (law 4)."""
+        if asked is None or self.asks is None:
+            self.checkpointer.request(Wanted(reason, even_if_empty=True, decided=True))
+            return
         asks = self.asks
         intent = {
             "at": now(),
             "from_bytes": self._limit_bytes,
-            "to_bytes": to_bytes,
-            "reason": reason,
+            "to_bytes": asked.to_bytes,
+            "reason": asked.reason,
             "outcome": "requested",
             "requested_to_actuated_s": None,
         }
         self._resizes.append(intent)
         self._asked_at_s = now_s()
+        self.emit("resize", **intent, message="asking")
 
         def patch() -> None:
-            asks.request(to_bytes, reason)
+            asks.request(asked.to_bytes, asked.reason)
 
-        self.checkpointer.request(Wanted(f"resize to {to_bytes >> 20} MiB", {"resizes": self._resizes}, then=patch))
+        self.checkpointer.request(Wanted(reason, {"resizes": self._resizes}, patch, even_if_empty=True, decided=True))
 
     # ── the end of an attempt ───────────────────────────────────────────────────────────────────────────────────
 
