@@ -1,0 +1,55 @@
+"""What all tests share: TPC-H-derived input, made once, and the command line as a user types it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def tpch(folder: Path, scale: str, tables: str, parts: int) -> Path:
+    """TPC-H-derived Parquet files below ``folder/TABLE``."""
+    tool = shutil.which("tpchgen-cli", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if tool is None:
+        pytest.skip("tpchgen-cli is not installed")
+    command = [tool, "parquet", "-s", scale, "--tables", tables, "--parts", str(parts), "--output-dir", str(folder), "-q"]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lineitem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lineitem at scale 0.2: 1.2 million rows in 3 files."""
+    return tpch(tmp_path_factory.mktemp("tpch"), "0.2", "lineitem", 3) / "lineitem"
+
+
+@pytest.fixture(scope="session")
+def etlkit_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``etlkit …`` in a process of its own, in a folder of one's choice."""
+
+    def call(*arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "etlkit", *map(str, arguments)],
+            cwd=cwd,
+            env=environment(env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return call
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without etlkit's and the cluster's variables, with the repository importable."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ETLKIT_", "KUBERNETES_"))}
+    clean["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), clean.get("PYTHONPATH", "")]))
+    return clean | (extra or {})

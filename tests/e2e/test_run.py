@@ -1,0 +1,139 @@
+"""The main job and the stateless one, run as a user would: results against DuckDB, kills, interrupts, identity."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ..conftest import REPOSITORY, environment
+from .expected import assert_same, part_revenue, read_output
+
+JOBS = REPOSITORY / "jobs"
+
+
+def arguments(job: str, src: Path, state: Path, out: Path) -> list[str]:
+    return [
+        "run", str(JOBS / f"{job}.py"), "--set", f"src={src}", "--set", f"out={out}", "--state", str(state),
+        "--progress", "none",
+    ]  # fmt: skip
+
+
+def show(state: Path) -> dict:
+    command = [sys.executable, "-m", "etlkit", "show", str(state), "--json"]
+    return json.loads(subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout)
+
+
+def test_part_revenue_equals_duckdb(lineitem, tmp_path, etlkit_command):
+    done = etlkit_command(*arguments("part_revenue", lineitem, tmp_path / "state", tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(read_output(tmp_path / "out"), part_revenue(lineitem), ["l_partkey"])
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    story = show(tmp_path / "state")
+    assert story["status"] == "done"
+    assert story["rows_in"] == duckdb.sql(f"select count(*) from '{lineitem}/*.parquet'").fetchone()[0]
+    assert story["rows_out"] == part_revenue(lineitem).num_rows
+
+
+def test_clean_lineitem_keeps_the_inputs_order_and_rows(lineitem, tmp_path, etlkit_command):
+    done = etlkit_command(*arguments("clean_lineitem", lineitem, tmp_path / "state", tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = read_output(tmp_path / "out")
+    order = found.select(["l_orderkey", "l_linenumber"]).to_pydict()
+    pairs = list(zip(order["l_orderkey"], order["l_linenumber"], strict=True))
+    assert pairs == sorted(pairs), "lineitem is written in key order, and a stateless job keeps it"
+    assert found.num_rows > 100_000
+
+
+def test_the_same_run_again_touches_nothing(lineitem, tmp_path, etlkit_command):
+    call = arguments("part_revenue", lineitem, tmp_path / "state", tmp_path / "out")
+    assert etlkit_command(*call, cwd=tmp_path).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert etlkit_command(*call, cwd=tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_another_parameter_under_an_unfinished_run_is_refused(lineitem, tmp_path, etlkit_command):
+    call = arguments("part_revenue", lineitem, tmp_path / "state", tmp_path / "out")
+    crash = etlkit_command(*call, cwd=tmp_path, env={"ETLKIT_CRASH_AT": "run.synced"})
+    assert crash.returncode == -signal.SIGKILL
+    refused = etlkit_command(*call, "--set", "max_qty=30", cwd=tmp_path)
+    assert refused.returncode == 78
+    assert "other parameters" in refused.stderr and "--restart" in refused.stderr
+    assert etlkit_command(*call, "--set", "max_qty=30", "--restart", cwd=tmp_path).returncode == 0
+    assert_same(read_output(tmp_path / "out"), part_revenue(lineitem, 30), ["l_partkey"])
+
+
+@pytest.mark.parametrize("job", ["part_revenue", "clean_lineitem"])
+def test_killed_at_ten_random_moments_loses_and_doubles_nothing(job, lineitem, tmp_path, etlkit_command):
+    """Twenty in all: ten for the stateful job, ten for the stateless one. Real processes, real SIGKILL."""
+    whole = tmp_path / "whole"
+    began = time.monotonic()
+    assert etlkit_command(*arguments(job, lineitem, whole / "state", whole / "out"), cwd=tmp_path).returncode == 0
+    took = time.monotonic() - began
+    draw = random.Random(f"{job} 1")
+    call = [*arguments(job, lineitem, tmp_path / "state", tmp_path / "out"), "--checkpoint-every", "50ms"]
+    kills = 0
+    for _ in range(200):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "etlkit", *call], env=environment(), cwd=tmp_path, stderr=subprocess.PIPE
+        )
+        try:
+            wait = draw.uniform(0, took) if kills < 10 else 120
+            code = process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        assert code == 0, process.stderr.read().decode()
+        if kills >= 10:
+            break
+        # It finished before the kill: begin anew, so that every kill hits a running job.
+        again = etlkit_command(*call, "--restart", "--set", f"out={tmp_path}/out{kills}", cwd=tmp_path)
+        assert again.returncode == 0
+        call = [*arguments(job, lineitem, tmp_path / f"state-{kills}-{_}", tmp_path / f"out-{kills}-{_}"), "--checkpoint-every", "50ms"]
+    out = Path(next(one.removeprefix("out=") for one in reversed(call) if one.startswith("out=")))
+    keys = ["l_partkey"] if job == "part_revenue" else ["l_orderkey", "l_linenumber"]
+    assert_same(read_output(out), read_output(whole / "out"), keys)
+    visible = {path.name for path in out.iterdir()}
+    assert all(name == "_SUCCESS" or name.startswith("part-") for name in visible), visible
+
+
+def test_sigterm_checkpoints_and_repeats_nothing(lineitem, tmp_path, etlkit_command):
+    call = [*arguments("part_revenue", lineitem, tmp_path / "state", tmp_path / "out"), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "etlkit", *call], env=environment(), cwd=tmp_path)
+    wait_for_splits(tmp_path / "state", 3)
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(timeout=60)
+    if code == 0:
+        pytest.skip("the job was done before the signal came")
+    assert code == 75
+    before = show(tmp_path / "state")
+    assert before["status"] == "interrupted"
+    assert etlkit_command(*call, cwd=tmp_path).returncode == 0
+    story = show(tmp_path / "state")
+    assert story["attempts"][1]["resumed_from"] is not None
+    rows = duckdb.sql(f"select count(*) from '{lineitem}/*.parquet'").fetchone()[0]
+    assert story["rows_in"] == rows
+    assert_same(read_output(tmp_path / "out"), part_revenue(lineitem), ["l_partkey"])
+
+
+def wait_for_splits(state: Path, splits: int) -> None:
+    """Until the event log says that so many splits are done."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        log = state / "events.jsonl"
+        if log.exists():
+            for line in log.read_text().splitlines():
+                if '"progress"' in line and json.loads(line)["splits_done"] >= splits:
+                    return
+        time.sleep(0.01)
+    raise AssertionError("no progress was written")
