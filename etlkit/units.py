@@ -31,7 +31,7 @@ def _quantity(text: str) -> float | int:
     if suffix == "m":
         return value / 1000
     if exponent is not None:
-        return value * 10 ** int(exponent)
+        return value * 10.0 ** int(exponent)
     return value * _SUFFIXES[suffix or ""]
 
 

@@ -19,7 +19,19 @@ def tpch(folder: Path, scale: str, tables: str, parts: int) -> Path:
     tool = shutil.which("tpchgen-cli", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if tool is None:
         pytest.skip("tpchgen-cli is not installed")
-    command = [tool, "parquet", "-s", scale, "--tables", tables, "--parts", str(parts), "--output-dir", str(folder), "-q"]
+    command = [
+        tool,
+        "parquet",
+        "-s",
+        scale,
+        "--tables",
+        tables,
+        "--parts",
+        str(parts),
+        "--output-dir",
+        str(folder),
+        "-q",
+    ]
     subprocess.run(command, check=True)
     return folder
 
@@ -34,7 +46,9 @@ def lineitem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def etlkit_command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``etlkit …`` in a process of its own, in a folder of one's choice."""
 
-    def call(*arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def call(
+        *arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "etlkit", *map(str, arguments)],
             cwd=cwd,

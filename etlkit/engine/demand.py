@@ -32,7 +32,11 @@ def split_demand_bytes(task: Task, slice_rows: int, runs: Mapping[int, tuple[Run
         scan = task.input
         split = scan.splits[task.scan]
         schema = scan.source.schema
-        width = row_bytes(schema) if scan.columns is None else row_bytes(pa.schema([schema.field(name) for name in scan.columns]))
+        width = (
+            row_bytes(schema)
+            if scan.columns is None
+            else row_bytes(pa.schema([schema.field(name) for name in scan.columns]))
+        )
         decoded = min(slice_rows * width, split.decoded_bytes or slice_rows * width)
         working = split.unit_bytes + FORMS * decoded
         rows = split.rows if split.rows is not None else split.decoded_bytes // max(1, width)
@@ -47,4 +51,3 @@ def split_demand_bytes(task: Task, slice_rows: int, runs: Mapping[int, tuple[Run
     else:
         working += min(rows, WRITER_ROWS) * out_row * 2
     return max(MIN_BYTES, working)
-

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from ..checkpoint import Intervals, Snapshot, StateDir
 from ..io.sink import Part
-from ..memory.ledger import Ledger
 from ..memory.allocation import is_allocation_failure, release_pools
+from ..memory.ledger import Ledger
 from .demand import split_demand_bytes
 from .exchange import ExchangeState, Generation
 from .planner import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage

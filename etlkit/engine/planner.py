@@ -17,6 +17,7 @@ from ..io.formats import open_sink, open_source
 from ..io.sink import Sink
 from ..io.source import Source, Split
 from ..plan import nodes
+from ..plan.aggregates import Aggregate
 from ..plan.expr import Expr, col
 from ..plan.pipeline import Pipeline
 from .aggregate import AggregatePlan, plan_aggregates
@@ -137,7 +138,8 @@ class _Lowering:
         for stream in streams[1:]:
             if set(stream.schema.names) != set(first.names):
                 raise PlanError(
-                    f"union: columns {sorted(stream.schema.names)} are not {sorted(first.names)}", "select the same ones"
+                    f"union: columns {sorted(stream.schema.names)} are not {sorted(first.names)}",
+                    "select the same ones",
                 )
             casts = tuple(
                 (name, col(name) if stream.schema.field(name).type == kind else col(name).cast(kind))
@@ -191,7 +193,7 @@ class _Lowering:
 
     # ── stage boundaries ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _group(self, streams: list[_Stream], keys: tuple[str, ...], aggregates: dict[str, nodes.Aggregate]) -> _Stream:
+    def _group(self, streams: list[_Stream], keys: tuple[str, ...], aggregates: dict[str, Aggregate]) -> _Stream:
         schema = streams[0].schema
         self._known(keys, schema.names, "group_by")
         full = plan_aggregates(keys, aggregates, schema)

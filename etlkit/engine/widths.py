@@ -18,11 +18,11 @@ def value_bytes(kind: pa.DataType) -> float:
     if pa.types.is_map(kind):
         return LIST_ITEMS * (value_bytes(kind.key_type) + value_bytes(kind.item_type)) + 4
     if pa.types.is_fixed_size_list(kind):
-        return kind.list_size * value_bytes(kind.value_type) + 0.125
+        return int(kind.list_size) * value_bytes(kind.value_type) + 0.125
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return LIST_ITEMS * value_bytes(kind.value_type) + 4
     try:
-        return kind.bit_width / 8 + 0.125
+        return int(kind.bit_width) / 8 + 0.125
     except ValueError:
         return VARIABLE_BYTES + 4
 

@@ -130,9 +130,7 @@ def _reduced(reducer: AggregatePlan, partition: int, runs: tuple[RunRef, ...], s
     return reducer.final(reducer.merge(partials))
 
 
-def _to_sink(
-    task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]
-) -> None:
+def _to_sink(task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]) -> None:
     sink = bench.sinks[task.stage.output.sink]  # type: ignore[union-attr]
     staged = sink.stage(task.index, bench.epoch, task.stage.schema)
     try:

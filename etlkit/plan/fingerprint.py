@@ -58,9 +58,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [words.get(part, part) for part in (*words, *before) if before.get(part) != now.get(part) and part in before]
 
 
-def changed_files(
-    before: Sequence[Sequence[object]], now: Sequence[tuple[str, int, str]]
-) -> list[str]:
+def changed_files(before: Sequence[Sequence[object]], now: Sequence[tuple[str, int, str]]) -> list[str]:
     """Input files that were changed, added or removed, in words."""
     old = {str(path): (size, version) for path, size, version in before}
     new = {path: (size, version) for path, size, version in now}

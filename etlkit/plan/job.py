@@ -43,7 +43,8 @@ class Job:
                 near = difflib.get_close_matches(name, self.parameters, 1)
                 hint = f"did you mean '{near[0]}'? " if near else ""
                 raise UsageError(
-                    f"job '{self.name}' has no parameter '{name}'", f"{hint}it has: {', '.join(self.parameters) or 'none'}"
+                    f"job '{self.name}' has no parameter '{name}'",
+                    f"{hint}it has: {', '.join(self.parameters) or 'none'}",
                 )
         hints = typing.get_type_hints(self.fn) if self.parameters else {}
         for name, parameter in self.parameters.items():
@@ -77,7 +78,9 @@ def job(fn: Callable[..., Pipeline | Sequence[Pipeline]]) -> Job:
     parameters = dict(inspect.signature(fn).parameters)
     for name, parameter in parameters.items():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            raise ConfigError(f"job '{fn.__name__}' takes *{name}", "name each parameter: they are part of a run's identity")
+            raise ConfigError(
+                f"job '{fn.__name__}' takes *{name}", "name each parameter: they are part of a run's identity"
+            )
     return Job(fn.__name__, fn, parameters, inspect.getdoc(fn) or "")
 
 

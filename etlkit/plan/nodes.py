@@ -248,4 +248,6 @@ def canonical(node: Node | End) -> dict[str, object]:
 
 
 def _options(options: tuple[tuple[str, object], ...]) -> Mapping[str, object]:
-    return {name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in options}
+    return {
+        name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in options
+    }

@@ -19,7 +19,7 @@ from typing import Any
 from ..decide.events import ResizeMode, Terminating
 from ..decide.policy import Policy
 from ..engine.executor import Executor
-from ..errors import EtlkitError
+from ..errors import EtlkitError, error_for
 from ..exits import Exit
 from ..kube.budget import UNLIMITED, restarts_left
 from ..kube.client import PodClient
@@ -126,7 +126,9 @@ def execute(request: Request, settings: Settings, renderer: Renderer) -> RunResu
         pod = resizer.facts(FACTS_WAIT_S) if resizer is not None else None
         opened = open_run(request, reader.limit_bytes(), _ended_before(pod))
         if isinstance(opened, AlreadyDone):
-            return RunResult(0, "done before: nothing was touched", opened.run_id, request.state, 0, opened.rows_out, 0, None)
+            return RunResult(
+                0, "done before: nothing was touched", opened.run_id, request.state, 0, opened.rows_out, 0, None
+            )
         return _attempt(request, settings, renderer, inbox, reader, resizer, pod, opened)
     finally:
         if resizer is not None:
@@ -236,9 +238,7 @@ def _finish(
     failure = loop.failure()
     if failure is not None and int(failure.exit_code) == ended.exit_code:
         raise failure
-    error = EtlkitError(ended.reason)
-    error.exit_code = Exit(ended.exit_code)
-    raise error
+    raise error_for(ended.exit_code, ended.reason)
 
 
 def policy_for(settings: Settings, pod: PodView | None) -> Policy:

@@ -98,9 +98,7 @@ class Loop:
     def run(self, restarts_left: int) -> Ended:
         """Until the machine says quit. The executor's and the checkpointer's threads are running."""
         self._look(first=True)
-        self._step(
-            events.Started(now_s(), self.gauge.sample.limit_bytes, self.gauge.workers, restarts_left)
-        )
+        self._step(events.Started(now_s(), self.gauge.sample.limit_bytes, self.gauge.workers, restarts_left))
         while self.ended is None:
             timeout = max(0.0, self._next_look_s - now_s())
             try:
@@ -214,9 +212,7 @@ class Loop:
             "allocation_failed", split=event.task, tries=event.tries, slice_rows=event.slice_rows, error=event.error
         )
         self._go_on_after = None
-        self._step(
-            events.AllocationFailed(now_s(), event.task, event.tries, event.slice_rows, event.needed_bytes)
-        )
+        self._step(events.AllocationFailed(now_s(), event.task, event.tries, event.slice_rows, event.needed_bytes))
         if self._go_on_after is None and self.ended is None:
             self.executor.go_on()
 

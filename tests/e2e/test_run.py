@@ -99,7 +99,11 @@ def test_killed_at_ten_random_moments_loses_and_doubles_nothing(job, lineitem, t
         # It finished before the kill: begin anew, so that every kill hits a running job.
         again = etlkit_command(*call, "--restart", "--set", f"out={tmp_path}/out{kills}", cwd=tmp_path)
         assert again.returncode == 0
-        call = [*arguments(job, lineitem, tmp_path / f"state-{kills}-{_}", tmp_path / f"out-{kills}-{_}"), "--checkpoint-every", "50ms"]
+        call = [
+            *arguments(job, lineitem, tmp_path / f"state-{kills}-{_}", tmp_path / f"out-{kills}-{_}"),
+            "--checkpoint-every",
+            "50ms",
+        ]
     out = Path(next(one.removeprefix("out=") for one in reversed(call) if one.startswith("out=")))
     keys = ["l_partkey"] if job == "part_revenue" else ["l_orderkey", "l_linenumber"]
     assert_same(read_output(out), read_output(whole / "out"), keys)
