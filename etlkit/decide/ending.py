@@ -115,7 +115,7 @@ def save_failed(state: State, event: CheckpointFailed, policy: Policy) -> Step:
 def work_failed(state: State, event: WorkFailed, policy: Policy) -> Step:
     ending = state.ending
     if ending is not None and ending.stage == "withdrawing":
-        return state, ()  # the first reason stays
+        return replace(state, ending=replace(ending, failed=True)), ()  # the first reason stays
     code = event.exit_code if event.exit_code != Exit.DONE else Exit.FAILED
     return _leave_or_withdraw(state, code, event.message, policy, failed=True)
 
