@@ -21,6 +21,7 @@ from .forecast import (
 )
 from .ledger import Grant, Ledger
 from .sample import MemoryReader, MemorySample, interval_s
+from .thrash import thrash
 from .wall import Wall, WallPlacement
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "is_allocation_failure",
     "needs_restart",
     "release_pools",
+    "thrash",
 ]
