@@ -170,9 +170,7 @@ class FolderSink(ABC):
         """What ``_SUCCESS`` says; empty where there is none, or one that another program wrote."""
         try:
             said = json.loads((self._out / SUCCESS).read_bytes())
-        except FileNotFoundError:
-            return {}
-        except ValueError:
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
         except OSError as error:
             raise state_error("cannot be read", self._out / SUCCESS, error) from error

@@ -93,13 +93,28 @@ class _RowGroupWriter:
 
 
 def dictionary_columns(first: pa.RecordBatch) -> list[str]:
-    """The columns whose values repeat, judged by the first rows. Nested columns keep the format's default."""
-    return [field.name for field in first.schema if _repeats(first.column(field.name).slice(0, SAMPLE_ROWS))]
+    """The leaves whose values repeat, judged by the first rows. Those of nested columns keep the format's default."""
+    leaves = []
+    for field in first.schema:
+        if pa.types.is_nested(field.type):
+            leaves += _leaf_paths(field.name, field.type)
+        elif _repeats(first.column(field.name).slice(0, SAMPLE_ROWS)):
+            leaves.append(field.name)
+    return leaves
+
+
+def _leaf_paths(path: str, kind: pa.DataType) -> list[str]:
+    if pa.types.is_struct(kind):
+        return [leaf for field in kind for leaf in _leaf_paths(f"{path}.{field.name}", field.type)]
+    if pa.types.is_map(kind):
+        ends = {"key": kind.key_type, "value": kind.item_type}
+        return [leaf for name, end in ends.items() for leaf in _leaf_paths(f"{path}.key_value.{name}", end)]
+    return _leaf_paths(f"{path}.list.element", kind.value_type) if pa.types.is_nested(kind) else [path]
 
 
 def _repeats(sample: pa.Array) -> bool:
     if pa.types.is_boolean(sample.type) or pa.types.is_null(sample.type):
         return False
-    if pa.types.is_nested(sample.type) or pa.types.is_dictionary(sample.type):
+    if pa.types.is_dictionary(sample.type):
         return True
     return len(sample.unique()) <= max(1, int(len(sample) * DICTIONARY_RATIO))
