@@ -7,8 +7,8 @@
     GET   /apis/batch/v1/namespaces/NS/jobs/NAME
     POST  /apis/authorization.k8s.io/v1/selfsubjectaccessreviews
 
-Covers authentication, RBAC as far as ``Rules.denied`` says, and the faults. Everything else is 404 or 405. It does not cover
-watches, and of the patch formats only the strategic merge.
+Covers authentication, RBAC as far as ``Rules.denied`` says, and the faults. Everything else is 404 or 405.
+It does not cover watches, and of the patch formats only the strategic merge.
 """
 
 from __future__ import annotations
@@ -285,9 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
         resource = wanted.get("resource", "") + (f"/{wanted['subresource']}" if wanted.get("subresource") else "")
         verb = str(wanted.get("verb", ""))
         granted = {("get", "pods"), ("list", "pods"), ("patch", "pods/resize"), ("list", "events")}
-        allowed = user.pod_uid is None or (
-            (verb, resource) in granted and (verb, resource) not in self.node.rules.denied
-        )
+        granted -= self.node.rules.denied
+        allowed = user.pod_uid is None or (verb, resource) in granted
         return {
             "kind": "SelfSubjectAccessReview",
             "apiVersion": "authorization.k8s.io/v1",

@@ -7,6 +7,7 @@ left behind is killed when it ends, as a process namespace does. It does not dec
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -48,7 +49,7 @@ class ContainerRun:
         """Limit × time, over the run."""
         until = self.ended_s if self.ended_s is not None else time.monotonic()
         edges = [*self.limits, (until, None)]
-        return sum((limit or 0) * (end - start) for (start, limit), (end, _) in zip(edges, edges[1:], strict=False))
+        return sum((limit or 0) * (end - start) for (start, limit), (end, _) in itertools.pairwise(edges))
 
 
 class RunningContainer:

@@ -1,7 +1,7 @@
 """How memory is really limited on this machine: the choice, and what every enforcer offers.
 
-Covers the order of preference: a writable cgroup v2 memory controller, cgroup v1 memory, sampling and killing. It does not
-cover the starting of a user scope by systemd: that needs a new process and is ``scope``, before the node starts.
+Covers the order of preference: a writable cgroup v2 memory controller, cgroup v1 memory, sampling and killing.
+It does not cover the starting of a user scope by systemd: that needs a new process and is ``scope``, before the node starts.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Kind = Literal["answer", "late", "never", "drop"]
 
 @dataclass(frozen=True, slots=True)
 class CallFault:
-    """What happens to a call. ``seconds`` is the delay of ``late``, the Retry-After of 429, the patience of ``never``."""
+    """What happens to a call. ``seconds`` is the delay of ``late``, or the Retry-After of 429."""
 
     kind: Kind
     code: int = 0

@@ -1,4 +1,4 @@
-"""One pod on the node: its containers started, restarted, resized and stopped, and its status moved in the recorded order.
+"""One pod on the node: containers started, restarted, resized, stopped, and the status moved in the recorded order.
 
     PATCH ─ 30–60 ms ─ observedGeneration + condition + allocatedResources ─ limit file or SIGTERM … start ─ resources
 

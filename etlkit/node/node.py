@@ -3,8 +3,8 @@
     with Node(capacity_bytes=4 * GIB) as node:
         result = node.run_pod(pod_manifest("etl", [], memory="192Mi"), [sys.executable, "-m", "job"])
 
-Covers what a pod can see of a cluster: capacity shared with other pods, the scheduler's and the Job controller's part, rules and
-faults. Nothing is shared with the processes of a pod but the network, files and the cgroup. It does not cover
+Covers what a pod can see of a cluster: capacity shared with other pods, the scheduler's and the Job controller's
+part, rules and faults. Nothing is shared with the processes of a pod but the network, files and the cgroup. It does not cover
 images, volumes other than folders, networks of pods, several nodes.
 """
 

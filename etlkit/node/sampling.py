@@ -1,7 +1,7 @@
 """Memory limits where no cgroup can be had: sample the processes, kill the container that is over.
 
-Covers a folder in the shape of cgroup v2 for each container (``ETLKIT_CGROUP`` names it), so that the job reads its limit
-and use the same way. What is counted is anonymous and shared memory of the processes; clean file pages are shown
+Covers a folder in the shape of cgroup v2 for each container (``ETLKIT_CGROUP`` names it), so that the job reads its
+limit and use the same way. What is counted is anonymous and shared memory of the processes; clean file pages are shown
 but never killed for. It is not a wall: between two samples a process may take what it likes, and the machine's
 own limit comes first. Figures about survival or smallest limits mean nothing here.
 """

@@ -151,8 +151,8 @@ def qos_class(spec: Json) -> str:
         any_set = any_set or any(r in limits or r in requests for r in RESOURCES)
         for resource in RESOURCES:
             limit, request = limits.get(resource), requests.get(resource)
-            same = limit is not None and request is not None
-            guaranteed = guaranteed and same and quantity.parse(limit)[0] == quantity.parse(request)[0]
+            if limit is None or request is None or quantity.parse(limit)[0] != quantity.parse(request)[0]:
+                guaranteed = False
     if not any_set:
         return "BestEffort"
     return "Guaranteed" if guaranteed else "Burstable"

@@ -60,7 +60,7 @@ def write(
     first_requests: Json,
     extra_conditions: Sequence[Json] = (),
 ) -> None:
-    """Replaces ``pod["status"]``. ``first_requests``: the pod's requests at its start; memory stays at that (recorded)."""
+    """Replaces ``pod["status"]``. Of ``first_requests``, the pod's at its start, memory stays (recorded)."""
     before = pod["status"]
     status: Json = {"observedGeneration": observed_generation, "phase": phase}
     status["conditions"] = _conditions(before, views, resize, phase, observed_generation, extra_conditions)
@@ -91,10 +91,11 @@ def _conditions(
 ) -> list[Json]:
     now = spec.now_text()
     known = {found["type"]: found for found in before.get("conditions") or ()}
-    shown = []
-    for given in (resize.pending, resize.in_progress, *extra):
-        if given is not None:
-            shown.append({"type": given["type"], "observedGeneration": generation, **given})
+    shown: list[Json] = [
+        {"type": given["type"], "observedGeneration": generation, **given}
+        for given in (resize.pending, resize.in_progress, *extra)
+        if given is not None
+    ]
     running = all("running" in view.state for view in views)
     for kind in _BASE:
         true = running if kind in ("Ready", "ContainersReady") else phase != "Pending" or kind == "PodScheduled"

@@ -1,4 +1,4 @@
-"""How long things take on a node, as measured on a real one (shared facts F2, F4, F6, F10, F13 and the recorded timelines).
+"""How long things take on a node, as measured on a real one (facts F2, F4, F6, F10, F13, recorded timelines).
 
 Covers every delay of the local node, so that a test may shorten the long ones (back-off) and leave the
 order of things as it is. It does not cover what the machine itself takes: a fork, a write, a kill.
