@@ -1,0 +1,66 @@
+"""Reading every byte that checkpoints refer to.
+
+Covers manifests, lists and runs. Parts lie with their sinks: ``etlkit verify`` checks them by the length and checksum that a
+snapshot holds.
+"""
+
+from __future__ import annotations
+
+from ..errors import CorruptStateError, StateError
+from . import history, lists
+from .manifest import Manifest, decode, name_of
+from .model import Problem
+from .runs import RunReader
+from .store import Store
+
+
+def verify(store: Store) -> list[Problem]:
+    """All problems, the fatal ones (the newest checkpoint cannot be used whole) first."""
+    problems: dict[str, Problem] = {}
+    try:
+        newest = history.load(store)
+    except (CorruptStateError, StateError) as error:
+        name = error.name if isinstance(error, CorruptStateError) else "manifests"
+        problems[name] = Problem(name, error.message, True)
+        needed, first = set[str](), 0
+    else:
+        needed = {run.name for stage in newest.folding.stages({}).values() for run in stage.runs}
+        first = newest.chain[0].base if newest.chain else 0
+        for damaged in newest.damaged:
+            problems[damaged.name] = Problem(damaged.name, damaged.message, True)
+    checked: set[str] = set()
+    for number in reversed(history.numbers(store)[0]):
+        document = store.read(name_of(number))
+        if document is None:
+            continue  # a live run has collected it
+        try:
+            manifest = decode(document, number)
+        except StateError as error:
+            problems.setdefault(name_of(number), Problem(name_of(number), error.message, number >= first))
+            continue
+        for problem in _verify_files(store, manifest, needed, checked):
+            problems.setdefault(problem.name, problem)
+    return sorted(problems.values(), key=lambda problem: (not problem.fatal, problem.name))
+
+
+def _verify_files(store: Store, manifest: Manifest, needed: set[str], checked: set[str]) -> list[Problem]:
+    problems = []
+    for stage in manifest.stages.values():
+        for run in stage.runs:
+            if run.name in checked:
+                continue
+            checked.add(run.name)
+            try:
+                with RunReader(store, run) as reader:
+                    reader.check()
+            except StateError as error:
+                problems.append(Problem(run.name, error.message, run.name in needed))
+    for ref in (*manifest.part_lists, *manifest.large_facts.values()):
+        if ref.name in checked:
+            continue
+        checked.add(ref.name)
+        try:
+            lists.read_list(store, ref)
+        except StateError as error:
+            problems.append(Problem(ref.name, error.message, False))
+    return problems
