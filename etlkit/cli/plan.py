@@ -48,9 +48,8 @@ def run(args: argparse.Namespace) -> int:
             rows = f", {stage.rows:,} rows" if stage.rows is not None else ""
             parts = f", {stage.partitions} partitions" if stage.partitions is not None else ""
             print(f"  stage {stage.stage}  {stage.kind}: {splits}{rows}{parts}")
-        print(
-            f"at full speed it needs at most about {format_bytes(found.projected_bytes)}, at the least {format_bytes(found.floor_bytes)}"
-        )
+        most, least = format_bytes(found.projected_bytes), format_bytes(found.floor_bytes)
+        print(f"at full speed it needs at most about {most}, at the least {least}")
         print(f"a limit that holds that: {quantity_bytes(found.suggested_bytes)}")
     if settings.max_memory_bytes is not None and found.floor_bytes > settings.max_memory_bytes:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """How much memory a split is projected to need, before it is read. Pure.
 
-What is counted: the reader's resident buffers, a slice in each of its forms on the way (decoded, filtered, projected), and what gathers
-before it is handed on (a row group at the writer, rows to be partitioned). Factors are measured; see docs/adr/0010.
+What is counted: the reader's resident buffers, a slice in each of its forms on the way (decoded, filtered, projected), and what
+gathers before it is handed on (a row group at the writer, rows to be partitioned). Factors are measured; see docs/adr/0010.
 """
 
 from __future__ import annotations

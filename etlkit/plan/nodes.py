@@ -199,7 +199,7 @@ def function_version(fn: Callable[[Any], Any], version: str | None) -> str:
     try:
         text = inspect.getsource(fn).encode()
     except (OSError, TypeError):
-        code = getattr(fn, "__code__", None) or getattr(getattr(fn, "__call__", None), "__code__", None)
+        code = getattr(fn, "__code__", None) or getattr(type(fn).__call__, "__code__", None)
         text = code.co_code if code is not None else name.encode()
     return f"source:{name}:{hashlib.sha256(text).hexdigest()}"
 

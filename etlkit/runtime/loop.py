@@ -1,8 +1,8 @@
 """The loop: events in, the machine's decisions, instructions carried out.
 
 One thread, one queue. Workers, the checkpoint thread, the resizer and signals only put events into the queue; this thread alone
-steps the machine and acts. It makes no decision of its own beyond mechanics: a stage that ends is committed, a split that finds no room
-lets state go. The exit code is the machine's.
+steps the machine and acts. It makes no decision of its own beyond mechanics: a stage that ends is committed, a split that
+finds no room lets state go. The exit code is the machine's.
 """
 
 from __future__ import annotations
