@@ -30,6 +30,7 @@ from .batches import (
     rebatch,
 )
 from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, row_group_facts
+from .parquet_prune import bounds_of, excluded
 from .paths import REMOTE_READ_BYTES, drop_behind, expand, local_path, open_input
 from .source import FileRecord, Segment, Split
 
@@ -107,7 +108,10 @@ class ParquetSource:
                 check_drift(file.path, footer.schema, self.schema, self.inventory()[0].path)
             by_column = column_leaves(footer.arrow)
             leaves = [leaf for name in wanted for leaf in by_column.get(name, ())]
+            bounds = bounds_of(predicate, footer.arrow, by_column)
             for group in range(metadata.num_row_groups):
+                if excluded(metadata, group, bounds):
+                    continue
                 facts = row_group_facts(metadata, group, leaves)
                 weight = facts.encoded_bytes + SPLIT_OVERHEAD_BYTES
                 if segments and cost + weight > target_bytes:
