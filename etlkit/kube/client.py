@@ -44,7 +44,7 @@ class Patience:
     tries: int = 4
     first_wait_s: float = 0.2
     longest_wait_s: float = 5.0
-    budget_s: float = 12.0
+    budget_s: float = 8.0
     """No further try is begun after this; a Retry-After beyond it ends the call with the server's answer."""
 
 

@@ -34,7 +34,7 @@ class Pace:
     first_poll_s: float = 0.1
     growth: float = 1.5
     longest_poll_s: float = 5.0
-    unsure_s: float = 15.0
+    unsure_s: float = 5.0
     """How long to go on finding out whether a request without an answer was taken."""
     facts_retry_s: float = 10.0
 
@@ -86,6 +86,7 @@ class Resizer:
         self._to_bytes = 0
         self._in_force = Resources()
         self._owed_bytes: int | None = None
+        self._unknown = True
         self._reported: Standing | None = None
         self._thread = threading.Thread(target=self._run, name="etlkit-resizer", daemon=True)
         self._thread.start()
@@ -116,13 +117,12 @@ class Resizer:
         next_facts_s = 0.0
         while not self._closing.is_set():
             try:
-                if self._facts is None and time.monotonic() >= next_facts_s:
+                if self._unknown and time.monotonic() >= next_facts_s:
                     next_facts_s = time.monotonic() + self._pace.facts_retry_s
-                    if self._look() is not None:
-                        self._adopt()
-                command = self._next_command(None if self._facts is not None else next_facts_s)
+                    self._find_out()
+                command = self._next_command(next_facts_s if self._unknown else None)
                 if isinstance(command, _Withdraw):
-                    self._ask_back(command.to_bytes)
+                    self._withdraw(command.to_bytes)
                 elif command is not None:
                     self._ask(command.to_bytes)
             except _Closed:
@@ -159,10 +159,14 @@ class Resizer:
         self._asked.set()
         return view
 
-    def _adopt(self) -> None:
-        """A resize of the life before this one that is still pending (F14): follow it, so that it is known."""
-        view, limit_bytes = self._facts, self._read_limit()
-        if view is None or view.spec.limit_bytes is None or view.spec.limit_bytes == view.limit_bytes:
+    def _find_out(self) -> None:
+        """Where the pod stands, when that is unknown: at the start, and after a request that nobody answered. A resize
+        that is pending, of the life before this one perhaps (F14), is followed like one of ours."""
+        view, limit_bytes = self._look(), self._read_limit()
+        if view is None:
+            return
+        self._unknown = False
+        if view.spec.limit_bytes is None or view.spec.limit_bytes == view.limit_bytes:
             return
         if limit_bytes is not None and abs(limit_bytes - view.spec.limit_bytes) < PAGE_SLACK_BYTES:
             return  # granted already; the status is late
@@ -186,25 +190,37 @@ class Resizer:
             request_bytes = min(view.spec.request_bytes, to_bytes)
         answer, taken = self._patch(to_bytes, request_bytes, view)
         if taken is None:
+            self._unknown = answer.may_be_applied
             self._report_failure(answer)
         else:
             self._begin(to_bytes, taken)
 
-    def _ask_back(self, to_bytes: int) -> None:
-        """Exactly what was in force before, request included, where we know it."""
-        view = self._facts
-        if view is None:
-            return
-        self._owed_bytes = to_bytes
-        request_bytes = self._in_force.request_bytes if self._in_force.limit_bytes == to_bytes else None
-        answer, taken = self._patch(to_bytes, request_bytes, view)
-        if taken is not None:
-            self._owed_bytes = None
-            if self._tracker is not None:
-                self._tracker.withdraw(Resources(limit_bytes=to_bytes), time.monotonic(), taken.generation)
-        elif self._tracker is not None:
+    def _withdraw(self, to_bytes: int) -> None:
+        followed = self._tracker is not None
+        answer = self._ask_back(to_bytes)
+        if followed and answer is not None and self._tracker is not None:
+            self._owed_bytes = to_bytes
             words = f"could not be withdrawn yet: {answer.explain()}"
             self._report(Standing(self._tracker.standing.outcome, words))
+        elif not followed and answer is None:
+            self._report(Standing(ResizeOutcome.WITHDRAWN, "the old size is the wanted one"))
+
+    def _ask_back(self, to_bytes: int) -> Answer | None:
+        """PATCH to exactly what was in force before, request included, where we know it. What refused it, or None."""
+        view = self._facts or self._look()
+        if view is None:
+            return self._trouble
+        exact, request_bytes = self._in_force.limit_bytes, None
+        if exact is not None and abs(exact - to_bytes) < PAGE_SLACK_BYTES:
+            # The limit file is rounded down to pages; the spec was not.
+            to_bytes, request_bytes = exact, self._in_force.request_bytes
+        answer, taken = self._patch(to_bytes, request_bytes, view)
+        if taken is None:
+            return answer
+        self._owed_bytes = None
+        if self._tracker is not None:
+            self._tracker.withdraw(Resources(limit_bytes=to_bytes), time.monotonic(), taken.generation)
+        return None
 
     def _patch(self, to_bytes: int, request_bytes: int | None, view: PodView) -> tuple[Answer, PodView | None]:
         """PATCH until it is known whether it was taken, for a while. Without an answer only the pod itself can tell."""
@@ -254,7 +270,7 @@ class Resizer:
             view = None
             if time.monotonic() >= next_poll_s:
                 if self._owed_bytes is not None:
-                    self._ask_back(self._owed_bytes)
+                    self._withdraw(self._owed_bytes)
                 view = self._look()
                 wait_s = min(wait_s * self._pace.growth, self._pace.longest_poll_s)
                 next_poll_s = time.monotonic() + wait_s * (0.75 + random.random() / 2)
@@ -265,6 +281,8 @@ class Resizer:
             wait_s = self._pace.first_poll_s
             if standing.final:
                 self._tracker = None
+                self._owed_bytes = None
+                self._unknown = standing.outcome is ResizeOutcome.UNREACHABLE
             if standing.outcome is ResizeOutcome.INFEASIBLE and self._in_force.limit_bytes is not None:
                 self._ask_back(self._in_force.limit_bytes)
             self._report(standing)
