@@ -43,6 +43,10 @@ def _words(path: Path) -> set[str]:
         return set()
 
 
+def _writable(group: Path) -> bool:
+    return os.access(group, os.W_OK) and os.access(group / "cgroup.procs", os.W_OK)
+
+
 def _ancestors() -> set[int]:
     """This process and the ones that it descends from."""
     found, pid = set(), os.getpid()
@@ -161,22 +165,31 @@ class CgroupV2:
             raise Unavailable(f"{self._root.folder} cannot hand the memory controller on")
 
     def _find(self, mount: Path, own: Path) -> Path:
-        candidates = [own, *(p for p in own.parents if p == mount or mount in p.parents)]
-        for candidate in candidates:
-            if os.access(candidate, os.W_OK) and os.access(candidate / "cgroup.procs", os.W_OK) and _enable(candidate):
-                return candidate
+        """The group to work below: this process's own if it can hand memory on, else one that does already."""
+        if _writable(own) and (_enable(own) or self._leave(own, {os.getpid()})):
+            return own
+        for parent in own.parents:
+            inside = parent == mount or mount in parent.parents
+            if inside and _writable(parent) and "memory" in _words(parent / "cgroup.subtree_control"):
+                return parent
+        if _writable(own) and self._leave(own, _ancestors()):
+            return own
+        raise Unavailable(f"no group from {own} upwards may be written and hands the memory controller on")
+
+    def _leave(self, own: Path, movable: set[int]) -> bool:
+        """Moves all members of the own group into a leaf of it, if they are all ``movable``."""
         members = {int(word) for word in _words(own / "cgroup.procs")}
-        if not os.access(own / "cgroup.procs", os.W_OK) or not members <= _ancestors():
-            raise Unavailable(f"no group from {own} upwards may hand the memory controller on")
+        if not members <= movable:
+            return False
         leaf = own / _LEAF
         leaf.mkdir(exist_ok=True)
+        self._left = own
         for pid in members:
             (leaf / "cgroup.procs").write_text(str(pid))
-        self._left = own
         if not _enable(own):
             self._move_back()
-            raise Unavailable(f"{own} cannot hand the memory controller on")
-        return own
+            return False
+        return True
 
     def _move_back(self) -> None:
         """Processes may return only when the group hands nothing on any more."""

@@ -11,29 +11,25 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..memory.allocation import allocator_environment
 from . import quantity, spec
 from .answers import Json
 
 
 def etl_environment(
-    *, container: str, max_memory: str | None, state: str | None, backoff_limit: int | None
+    *, container: str, limit_bytes: int | None, max_memory: str | None, backoff_limit: int | None
 ) -> list[Json]:
     """The variables that our manifests give to the job's container, as entries of ``env``."""
 
     def by_field(name: str, path: str) -> Json:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
-    threshold = str(64 * 1024 * 1024)
-    given = {
+    given: dict[str, str | None] = {
         # The container's own name is not in the downward API (F28).
         "ETLKIT_CONTAINER_NAME": container,
         "ETLKIT_MAX_MEMORY": max_memory,
-        "ETLKIT_STATE": state,
         "ETLKIT_BACKOFF_LIMIT": None if backoff_limit is None else str(backoff_limit),
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": threshold,
-        "MALLOC_TRIM_THRESHOLD_": threshold,
+        **allocator_environment(limit_bytes),
     }
     return [
         by_field("ETLKIT_POD_NAME", "metadata.name"),

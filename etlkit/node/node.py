@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from .admission import Rules, User
 from .answers import Json
 from .api import ApiServer
 from .container import ContainerRun
+from .enforce import Enforcer
 from .faults import Faults
 from .job import JobSpec, JobVerdict, PodFacts
 from .kubelet import PodRuntime, Surroundings
@@ -70,6 +72,7 @@ class _JobRun:
     stopped: bool = False
     created_s: float = 0.0
     replacement_due: bool = False
+    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
 class JobHandle:
@@ -140,6 +143,7 @@ class Node:
         capacity_bytes: int,
         *,
         enforcement: str | None = None,
+        enforcer: Enforcer | None = None,
         timings: Timings | None = None,
         namespace: str = "etl",
         minor: int = 36,
@@ -157,7 +161,7 @@ class Node:
             "gitVersion": f"v1.{minor}.{2 if minor == 36 else 0}",
             "platform": "linux/amd64",
         }
-        self.enforcer = enforce.choose(enforcement)
+        self.enforcer: Enforcer = enforcer or enforce.choose(enforcement)
         self.folder = Path(tempfile.mkdtemp(prefix="etlkit-node-"))
         self._runtimes: dict[str, PodRuntime] = {}
         self._ballast: dict[str, int] = {}
@@ -226,6 +230,7 @@ class Node:
         command: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         *,
+        max_memory: str | None = None,
         backoff_limit: int = 6,
         failure_rules: Sequence[Json] = (),
         replacement_policy: str = "Failed",
@@ -246,7 +251,10 @@ class Node:
         main["env"] += [
             entry
             for entry in environment.etl_environment(
-                container=main["name"], max_memory=None, state=None, backoff_limit=backoff_limit
+                container=main["name"],
+                limit_bytes=spec.limit_bytes(main.get("resources") or {}),
+                max_memory=max_memory,
+                backoff_limit=backoff_limit,
             )
             if entry["name"] not in known
         ]
@@ -286,6 +294,16 @@ class Node:
         meta = manifest["metadata"]
         meta["name"] = run.name if number == 0 else f"{run.name}-{number}"
         meta["labels"] = (meta.get("labels") or {}) | {"batch.kubernetes.io/job-name": run.name}
+        meta["ownerReferences"] = [
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": run.name,
+                "uid": run.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
         run.pods.append(self._place(manifest, run.around))
 
     def _place(self, manifest: Json, around: Callable[[Path, Mapping[str, str]], Surroundings]) -> PodRuntime:
@@ -493,7 +511,12 @@ class Node:
             {
                 "kind": "Job",
                 "apiVersion": "batch/v1",
-                "metadata": {"name": run.name, "namespace": key[0], "creationTimestamp": spec.now_text()},
+                "metadata": {
+                    "name": run.name,
+                    "namespace": key[0],
+                    "uid": run.uid,
+                    "creationTimestamp": spec.now_text(),
+                },
                 "spec": {
                     "backoffLimit": run.spec.backoff_limit,
                     "podReplacementPolicy": run.spec.replacement_policy,

@@ -1,0 +1,261 @@
+"""``etlkit local TARGET``: the job as a pod would be run, on this machine.
+
+The job is started in a container of the local node (``etlkit.node``) as ``etlkit run TARGET``: a hard memory limit, an API
+server to ask for more, SIGTERM and grace, restarts by a Job's arithmetic. This verb plays the operator beside it: it shows
+what the container logs, hands Ctrl-C on, stops a Job that can't succeed, and tells how it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from .run import add_job_arguments
+
+if TYPE_CHECKING:
+    from ..node.node import JobHandle, PodResult
+    from ..observe.progress import Renderer
+    from ..settings import Settings
+
+NAME = "local"
+HELP = "run a job as a pod, on this machine: a hard memory limit, resizes, restarts"
+
+_CONTAINER = "etl"
+_HOPELESS = {2: "usage", 65: "bad input", 77: "refused by the cluster", 78: "configuration or plan"}
+"""Exit codes with which another start would end the same way (F25)."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", help="jobs/x.py, package.module:name or jobs/many.py:name")
+    pod = parser.add_argument_group("the pod and its node")
+    pod.add_argument("--memory", metavar="SIZE", required=True, help="the container's memory limit, such as 256Mi")
+    pod.add_argument("--node-memory", metavar="SIZE", default="4Gi", help="what the node has in all (default: 4Gi)")
+    pod.add_argument("--cpu", metavar="N", help="the container's CPU limit, such as 2 or 500m (default: none)")
+    pod.add_argument(
+        "--resize-policy",
+        choices=("RestartContainer", "NotRequired"),
+        default="RestartContainer",
+        help="what a change of memory does (default: RestartContainer)",
+    )
+    pod.add_argument("--backoff-limit", metavar="N", help="the Job's (default: 6); resize restarts count")
+    pod.add_argument("--grace", metavar="T", default="30s", help="from SIGTERM to SIGKILL (default: 30s)")
+    pod.add_argument(
+        "--enforcement", choices=("v2", "v1", "sampling"), help="how memory is limited (default: the best there is)"
+    )
+    add_job_arguments(parser)
+    parser.add_argument("--run-id", help="the run's identity (default: a hash of job, parameters and input)")
+    parser.add_argument("--restart", action="store_true", help="discard an unfinished run in this state and begin anew")
+    parser.add_argument("--lock-wait", metavar="T", help="how long to wait for another run of this state")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..errors import ConfigError
+    from ..node import enforce, scope
+    from ..node.node import Node
+    from ..node.spec import pod_manifest
+    from ..settings import load
+    from ..units import format_bytes, parse_bytes, parse_cpu, parse_seconds, quantity_bytes
+
+    settings = load(vars(args))
+    memory, capacity = parse_bytes(args.memory), parse_bytes(args.node_memory)
+    maximum = settings.max_memory_bytes or capacity
+    backoff_limit = 6 if settings.backoff_limit is None else settings.backoff_limit
+    if memory > capacity:
+        raise ConfigError(
+            f"--memory {args.memory} is more than the node has ({args.node_memory}): no pod of that size can start",
+            "raise --node-memory or lower --memory",
+        )
+    if args.cpu is not None:
+        parse_cpu(args.cpu)
+    grace_s = parse_seconds(args.grace)
+    enforcer = enforce.choose(args.enforcement)
+    if not enforcer.real and args.enforcement is None and scope.available():
+        enforcer.close()
+        scope.start_again(sys.argv[1:])
+    manifest = pod_manifest(
+        _pod_name(args.target),
+        [sys.executable, "-m", "etlkit", "run", args.target, *_run_arguments(args)],
+        memory=quantity_bytes(memory),
+        cpu=args.cpu,
+        container=_CONTAINER,
+        resize_policy=args.resize_policy,
+        grace_s=round(grace_s),
+    )
+    log = _Log(settings)
+    with Node(capacity, enforcer=enforcer) as node:
+        print(f"memory enforcement: {node.enforcer.describe()}", file=sys.stderr)
+        print(
+            f"pod {manifest['metadata']['name']}: {format_bytes(memory)}, {args.resize_policy}, may ask for up to "
+            f"{format_bytes(min(maximum, capacity))}; node {format_bytes(capacity)}; backoffLimit {backoff_limit}",
+            file=sys.stderr,
+            flush=True,
+        )
+        environ = {k: v for k, v in os.environ.items() if k not in (scope.MARK, "ETLKIT_CGROUP")}
+        handle = node.start_job(
+            manifest,
+            backoff_limit=backoff_limit,
+            max_memory=quantity_bytes(maximum),
+            environment_base=environ,
+            stdout=log.line,
+            on_event=log.container,
+        )
+        result, interrupted = _follow(handle, log)
+        log.close()
+    return _end(result, interrupted, log, settings, backoff_limit)
+
+
+def _run_arguments(args: argparse.Namespace) -> list[str]:
+    """The options of ``run`` that were given, as the container's command line."""
+    passed: list[str] = [f"--set={pair}" for pair in args.set]
+    for name in ("state", "checkpoint_every", "workers", "run_id", "lock_wait"):
+        value = getattr(args, name)
+        if value is not None:
+            passed.append(f"--{name.replace('_', '-')}={value}")
+    if args.restart:
+        passed.append("--restart")
+    return [*passed, "--progress=json"]
+
+
+def _pod_name(target: str) -> str:
+    """A name that Kubernetes would take, from ``jobs/part_revenue.py`` or ``module:name``."""
+    last = target.rpartition(":")[2] or target
+    stem = re.sub(r"\.py$", "", last.rpartition("/")[2])
+    return re.sub(r"[^a-z0-9]+", "-", stem.rpartition(".")[2].lower()).strip("-")[:50] or "job"
+
+
+class _Log:
+    """The container's log: events to the renderer, anything else as it came. Fed by several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._lock = threading.Lock()
+        self._stream: TextIO = sys.stdout if settings.progress == "json" else sys.stderr
+        self._renderer: Renderer | None = _renderer(settings.progress, self._stream)
+        self.job: str | None = None
+        self.ended: list[dict[str, Any]] = []
+        """The exits of the container, oldest first."""
+        self.last_reason = ""
+
+    def line(self, container: str, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip("\n")
+        try:
+            event = json.loads(text)
+        except ValueError:
+            event = None
+        with self._lock:
+            if not isinstance(event, dict) or "event" not in event:
+                print(text, file=self._stream, flush=True)
+                return
+            if event["event"] == "attempt_started":
+                self.job = str(event.get("job") or "") or None
+            elif event["event"] == "attempt_ended":
+                self.last_reason = str(event.get("reason") or "")
+            self._show(event)
+
+    def container(self, event: dict[str, Any]) -> None:
+        """The node's own events, in the same log."""
+        from datetime import UTC, datetime
+
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        stamped = {"event": event["event"], "at": stamp} | event
+        with self._lock:
+            if event["event"] == "container_exited":
+                self.ended.append(event)
+            self._show(stamped)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._renderer is not None:
+                self._renderer.close()
+                self._renderer = None
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if self._renderer is None:
+            print(json.dumps(event), file=self._stream, flush=True)
+        else:
+            self._renderer.feed(event)
+
+
+def _renderer(mode: str, stream: TextIO) -> Renderer | None:
+    try:
+        from ..observe.progress import make_renderer
+    except ImportError:
+        return None
+    return make_renderer(mode, stream)
+
+
+def _follow(handle: JobHandle, log: _Log) -> tuple[PodResult, bool]:
+    """Waits for the end. The first signal asks the container to stop, the second kills it."""
+    asked = [0]
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        asked[0] += 1
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    stopped = 0
+    try:
+        while True:
+            try:
+                return handle.wait(0.1), stopped > 0
+            except TimeoutError:
+                pass
+            if asked[0] > stopped:
+                stopped += 1
+                handle.stop(None if stopped == 1 else 0.0)
+            hopeless = log.ended and log.ended[-1]["exit_code"] in _HOPELESS and not log.ended[-1]["oom_killed"]
+            if hopeless and not stopped and log.ended[-1]["restart_in_s"] is not None:
+                handle.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(result: PodResult, interrupted: bool, log: _Log, settings: Settings, backoff_limit: int) -> int:
+    """Says how it ended; the exit code of the contract."""
+    from ..exits import Exit
+
+    own = [r for r in result.history if r.container == _CONTAINER and r.asked_to_stop != "delete"]
+    last = next((run.exit_code for run in reversed(own) if run.exit_code is not None), int(Exit.AGAIN))
+    summary = _summary(log, settings)
+    if summary:
+        print(summary, file=sys.stderr if settings.progress == "json" else sys.stdout, flush=True)
+    if result.job_condition == "Complete":
+        return Exit.DONE
+    if interrupted:
+        print("interrupted: the state holds what was done; the same command goes on", file=sys.stderr)
+        return Exit.AGAIN
+    if last in _HOPELESS:
+        said = f": {log.last_reason}" if log.last_reason else ""
+        text = f"stopped: the container ended with {last} ({_HOPELESS[last]}), and so would every other start{said}"
+        print(text, file=sys.stderr)
+        return last
+    ooms = f", {result.oom_kills} of them by an OOM kill" if result.oom_kills else ""
+    print(
+        f"the Job failed: {result.job_reason or 'its pod failed'}. {result.restarts} restarts{ooms} reached backoffLimit "
+        f"{backoff_limit}; the container's last own exit code was {last}.\n"
+        "  Every resize with RestartContainer is a restart too. The state holds what was done, and the same command "
+        f"goes on: allow more with --backoff-limit {max(2 * backoff_limit, 4)}, start larger with --memory, or resize "
+        "without restarts (--resize-policy NotRequired).",
+        file=sys.stderr,
+    )
+    return last if last in (Exit.FAILED, Exit.STATE_BUSY, Exit.STATE_IO) else Exit.AGAIN
+
+
+def _summary(log: _Log, settings: Settings) -> str:
+    """What happened, in plain English, if the job got far enough to have a state."""
+    from pathlib import Path
+
+    try:
+        from ..observe.summary import summarise
+    except ImportError:
+        return ""
+    if log.job is None:
+        return ""
+    state = settings.state or str(Path(".etlkit") / log.job)
+    return summarise(state) if Path(state).is_dir() else ""
