@@ -202,7 +202,7 @@ class _Lowering:
         combiner = plan_aggregates(keys, aggregates, inputs[0].schema)
         partitions = self._partitions(inputs, combiner) if keys else 1
         index = self._stage("group", inputs, ExchangeOutput(combiner, len(keys), partitions), combiner.partial_schema)
-        return _Stream(None, (index, combiner), (), combiner.final_schema)
+        return _Stream(None, (index, combiner), (), combiner.schema)
 
     def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], combiner: AggregatePlan) -> int:
         """A power of two, so that a partition of everything, not folded at all, stays near PARTITION_BYTES."""
@@ -237,7 +237,7 @@ class _Lowering:
     def _input(self, stream: _Stream, wanted: Sequence[str] | None, target_bytes: int) -> ScanInput | ReduceInput:
         if stream.exchange is not None:
             stage, reducer = stream.exchange
-            steps, schema = bind_ops(stream.ops, reducer.final_schema, wanted)
+            steps, schema = bind_ops(stream.ops, reducer.schema, wanted)
             output = self.stages[stage].output
             assert isinstance(output, ExchangeOutput)
             return ReduceInput(stage, reducer, output.partitions, steps, schema)

@@ -25,9 +25,8 @@ from ..checkpoint import (
     Snapshot,
     StageDelta,
     StateDir,
-    choose_compaction,
-    compact,
 )
+from ..checkpoint.compaction import choose_compaction, compact
 from ..engine.exchange import Generation, drain_cell
 from ..engine.executor import Capture, Executor, reduce_groups
 from ..engine.planner import SINK_SPLIT_BYTES, ExchangeOutput
