@@ -105,12 +105,16 @@ def _float_form(kind: pa.DataType, use: Use) -> Form:
 def _ordered(array: pa.Array) -> pa.Array:
     """Floats as integers of the same order, NaN last: the bits, with those of negative numbers turned round."""
     bits = _viewed(normal_floats(array.cast(pa.float64())), pa.int64())
-    return pc.bit_wise_xor(bits, pc.bit_wise_and(pc.shift_right(bits, 63), (1 << 63) - 1))
+    return _turned(bits)
 
 
 def _unordered(array: pa.Array) -> pa.Array:
-    # The sign bit is left alone by `_ordered`, so it is its own inverse.
-    return _viewed(pc.bit_wise_xor(array, pc.bit_wise_and(pc.shift_right(array, 63), (1 << 63) - 1)), pa.float64())
+    return _viewed(_turned(array), pa.float64())
+
+
+def _turned(bits: pa.Array) -> pa.Array:
+    # The sign bit is left alone, so this is its own inverse.
+    return pc.if_else(pc.less(bits, 0), pc.bit_wise_xor(bits, (1 << 63) - 1), bits)
 
 
 @lru_cache(maxsize=1)
