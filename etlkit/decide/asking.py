@@ -91,7 +91,7 @@ def wish(state: State, policy: Policy) -> Wish | None:
     if floor_bytes > policy.critical * limit_bytes:
         words = f"even one worker with all state spilled needs {format_bytes(floor_bytes)}; the limit is {limit}"
         return _sized(state, policy, projected, floor_bytes, words)
-    if state.pressure is Level.CRITICAL and ladder.exhausted(state, policy) and state.at_s >= state.settle_until_s:
+    if state.pressure is Level.CRITICAL and ladder.exhausted(state, policy) and ladder.settled(state):
         words = f"{ladder.use(state)} with one worker, the smallest slices and nothing left to spill"
         return _sized(state, policy, max(projected, seen.used_bytes), floor_bytes, words)
     if projected <= policy.tight * limit_bytes:
@@ -140,8 +140,7 @@ def _ask(state: State, to_bytes: int, reason: str) -> Step:
     limit_bytes = state.limit_bytes
     assert limit_bytes is not None
     change = f"{format_bytes(limit_bytes)} to {format_bytes(to_bytes)}"
-    spill = state.pressure is not Level.CALM
-    state, out = saving.begin(state, f"resize: {change}", spill=spill)
+    state, out = saving.begin(state, f"resize: {change}", spill=ladder.spill_helps(state))
     less = to_bytes < limit_bytes
     request = Request(to_bytes, limit_bytes, state.at_s, give_back=less)
     asked = RequestMemory(to_bytes, f"{reason}; asking for {change}", give_back=less)

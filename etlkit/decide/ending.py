@@ -26,7 +26,7 @@ LEAST_RESERVE, MOST_RESERVE = 0.25, 0.75
 EXIT_SHARE = 0.05
 """Share of the grace period kept for leaving."""
 LEAK = 1.25
-"""A process that holds this many times its floor with everything let go would fit again after a restart."""
+"""A process that holds this many times what it needs, with everything let go, would fit again after a restart."""
 
 
 def leave(state: State, exit_code: int, reason: str) -> Step:
@@ -169,10 +169,12 @@ def give_up(state: State, event: AllocationFailed, policy: Policy) -> Step:
         f"{event.split} needs about {format_bytes(event.needed_bytes)} ({event.needed_bytes} bytes) "
         f"with {event.slice_rows} rows at a time and failed {state.floor_tries} times; {ladder.use(state)}"
     )
-    fits = seen is not None and limit_bytes is not None and seen.floor_bytes <= policy.critical * limit_bytes
-    if fits and seen is not None and seen.splits_done > 0 and seen.used_bytes > LEAK * seen.floor_bytes:
-        floor = format_bytes(seen.floor_bytes)
-        return stop(state, Exit.AGAIN, f"{words}; a fresh process needs only {floor}, so this one starts again")
+    if seen is not None and limit_bytes is not None and seen.splits_done > 0:
+        # Without a finished split, starting again would only repeat this.
+        fresh_bytes = max(seen.floor_bytes, event.needed_bytes)
+        if seen.used_bytes > LEAK * fresh_bytes and fresh_bytes <= policy.critical * limit_bytes:
+            fresh = format_bytes(fresh_bytes)
+            return stop(state, Exit.AGAIN, f"{words}; a fresh process needs only {fresh}, so this one starts again")
     who = _who(state, size, hindrance, policy)
     passes = state.refusal is not None and state.refusal.passes and size is not None
     needed = format_bytes(state.needed_bytes)

@@ -122,9 +122,10 @@ def wait(state: State, policy: Policy) -> Step:
     if request.give_back and state.pressure is not Level.CALM:
         return withdraw(state, f"memory is needed after all: {ladder.use(state)}")
     if request.waiting_since_s is None:
-        if state.at_s - request.asked_at_s < policy.request_deadline_s:
+        stuck_at_s = request.asked_at_s + policy.request_deadline_s
+        if state.at_s < stuck_at_s:
             return state, ()
-        state = replace(state, request=replace(request, waiting_since_s=state.at_s))
+        state = replace(state, request=replace(request, waiting_since_s=stuck_at_s))
         if state.ending is not None:
             return state, ()
         return ladder.degrade(state, policy, f"nothing came of the resize to {size} yet")

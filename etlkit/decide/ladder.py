@@ -16,6 +16,8 @@ from .state import PATIENCE_S, State, Step, at_floor
 
 SETTLE_S = 0.5
 """How long a relief is given to show in memory in use."""
+LONGEST_SETTLE_S = 3.0
+"""How long running splits, which a smaller setting does not reach, are waited for."""
 RELEASE_EVERY_S = 5.0
 WORTH_TIGHT, WORTH_CRITICAL = 0.25, 0.05
 """State is worth spilling from this share of the limit on."""
@@ -33,6 +35,11 @@ def use(state: State) -> str:
     if state.limit_bytes is None:
         return f"{format_bytes(state.seen.used_bytes)} are in use"
     return f"{format_bytes(state.seen.used_bytes)} of {format_bytes(state.limit_bytes)} are in use"
+
+
+def spill_helps(state: State) -> bool:
+    """There is pressure, and state enough in memory to ease it."""
+    return state.pressure is not Level.CALM and _worth_spilling(state, WORTH_CRITICAL)
 
 
 def exhausted(state: State, policy: Policy) -> bool:
@@ -62,8 +69,7 @@ def _fewer(state: State, policy: Policy, why: str) -> Step:
     """One rung down: workers first, since they cost memory at once, then slices."""
     if state.workers > policy.min_workers:
         workers = max(policy.min_workers, state.workers // 2)
-        state = replace(state, workers=workers)
-        return _impatient(state), (SetWorkers(workers, why),)
+        return replace(_lowered(state), workers=workers), (SetWorkers(workers, why),)
     return _thinner(state, policy, why)
 
 
@@ -71,24 +77,37 @@ def _thinner(state: State, policy: Policy, why: str) -> Step:
     if state.slice_rows <= policy.min_slice_rows:
         return state, ()
     rows = max(policy.min_slice_rows, state.slice_rows // 2)
-    return _impatient(replace(state, slice_rows=rows)), (SetSliceRows(rows, why),)
+    return replace(_lowered(state), slice_rows=rows), (SetSliceRows(rows, why),)
 
 
-def _impatient(state: State) -> State:
-    """A setting went down: the next try to raise one waits longer, so that it does not swing."""
+def _lowered(state: State) -> State:
+    """A setting goes down. If one had just gone up, that was too early: the next time waits longer, so that it does not swing."""
+    patience_s = min(state.patience_s * 2, LONGEST_PATIENCE_S) if state.raised else state.patience_s
+    done = state.seen.splits_done if state.seen is not None else 0
     return replace(
         state,
-        patience_s=min(state.patience_s * 2, LONGEST_PATIENCE_S),
+        patience_s=patience_s,
+        raised=False,
         settle_until_s=state.at_s + SETTLE_S,
+        settle_by_s=state.at_s + LONGEST_SETTLE_S,
+        settle_splits=done + state.workers,
         calm_since_s=None,
     )
+
+
+def settled(state: State) -> bool:
+    """The last relief has had its time."""
+    if state.at_s < state.settle_until_s:
+        return False
+    done = state.seen.splits_done if state.seen is not None else 0
+    return state.at_s >= state.settle_by_s or done >= state.settle_splits
 
 
 def relieve(state: State, policy: Policy) -> Step:
     """One step for the pressure of now, then time for it to work."""
     if state.pressure is Level.CALM:
         return _recover(state, policy)
-    if state.at_s < state.settle_until_s:
+    if not settled(state):
         return state, ()
     why = use(state)
     if state.pressure is Level.TIGHT:
@@ -131,10 +150,10 @@ def _recover(state: State, policy: Policy) -> Step:
     why = f"calm for {format_seconds(state.at_s - since_s)}: {use(state)}"
     if state.workers < state.most_workers:
         workers = min(state.most_workers, state.workers * 2)
-        return replace(state, workers=workers, calm_since_s=state.at_s), (SetWorkers(workers, why),)
+        return replace(state, workers=workers, raised=True, calm_since_s=state.at_s), (SetWorkers(workers, why),)
     if state.slice_rows < policy.slice_rows:
         rows = min(policy.slice_rows, state.slice_rows * 2)
-        return replace(state, slice_rows=rows, calm_since_s=state.at_s), (SetSliceRows(rows, why),)
+        return replace(state, slice_rows=rows, raised=True, calm_since_s=state.at_s), (SetSliceRows(rows, why),)
     return state, ()
 
 
@@ -150,6 +169,7 @@ def restore(state: State, policy: Policy, why: str) -> Step:
         workers=max(state.workers, state.most_workers),
         slice_rows=max(state.slice_rows, policy.slice_rows),
         patience_s=PATIENCE_S,
+        raised=False,
         needed_bytes=0,
         floor_tries=0,
     )

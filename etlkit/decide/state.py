@@ -96,8 +96,13 @@ class State:
     """What memory in use and thrashing say, now."""
     calm_since_s: float | None = None
     patience_s: float = PATIENCE_S
+    raised: bool = False
+    """The newest change of a setting was one up."""
     settle_until_s: float = 0.0
     """The last relief is given until then to work."""
+    settle_by_s: float = 0.0
+    settle_splits: int = 0
+    """A smaller setting works only on splits that start later: until so many are done, or ``settle_by_s``, it is waited."""
     released_at_s: float | None = None
     floor_tries: int = 0
     """Allocations that failed at the smallest settings, with nothing getting done in between."""
