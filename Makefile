@@ -1,0 +1,38 @@
+# What a newcomer types. Each target works on a fresh clone, as root and as an ordinary user.
+#
+#   make demo    a job at a memory limit too small for it, on this machine, start to finish
+#   make test    every check and every test: what CI runs
+#   make check   formatting, lint, types and import directions only
+#   make clean   removes what these made, the generated input included
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PYTEST_ARGS ?=
+
+.PHONY: demo test check clean
+.DEFAULT_GOAL := demo
+
+# Installed again only when pyproject.toml or the way of installing changed.
+$(INSTALLED): pyproject.toml scripts/environment
+	@scripts/environment
+	@touch $@
+
+demo: $(INSTALLED)
+	@scripts/demo
+
+check: $(INSTALLED)
+	@echo "check: format"; $(BIN)/ruff format --check --quiet . || { echo "  run: $(BIN)/ruff format ."; exit 1; }
+	@echo "check: lint"; $(BIN)/ruff check --quiet .
+	@echo "check: types"; $(BIN)/mypy --no-error-summary
+	@echo "check: imports"; log=$$(mktemp); $(BIN)/lint-imports >$$log 2>&1 || { cat $$log; rm $$log; exit 1; }; rm $$log
+
+test: check
+	@scripts/test-machine
+	@echo "tests"; $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	@rm -rf .venv data out .etlkit build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
