@@ -10,15 +10,17 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from ..units import MIB
 from .process import ResidentSize
 
 _TEXTS = re.compile(
     r"\b(?:re)?alloc(?:ate)? of size \d+ failed|malloc of size \d+|std::bad_alloc|Cannot allocate memory"
-    r"|Failed to launch worker thread|can't start new thread"
+    r"|Failed to launch worker thread|can't start new thread|failed to map segment from shared object"
 )
+
+_DISGUISES = (OSError, RuntimeError, ImportError)
 
 
 def is_allocation_failure(error: BaseException) -> bool:
@@ -36,7 +38,7 @@ def is_allocation_failure(error: BaseException) -> bool:
             return True
         # Arrow wraps a failed malloc in whatever it was doing: opening a file, starting a thread.
         raised_by_arrow = type(current).__module__.split(".")[0] == "pyarrow"
-        if (raised_by_arrow or type(current) in (OSError, RuntimeError)) and _TEXTS.search(str(current)):
+        if (raised_by_arrow or type(current) in _DISGUISES) and _TEXTS.search(str(current)):
             return True
         current = current.__cause__
     return False
@@ -49,10 +51,12 @@ def release_pools() -> int:
     if "pyarrow" in sys.modules:
         import pyarrow as pa
 
+        # With the system pool this trims glibc's heap, too.
         pa.default_memory_pool().release_unused()
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
+        if pa.default_memory_pool().backend_name != "system":
+            _trim_heap()
+    else:
+        _trim_heap()
     after_bytes = sum(resident.split())
     resident.close()
     return max(0, before_bytes - after_bytes)
@@ -79,10 +83,13 @@ def needs_restart(environ: Mapping[str, str]) -> bool:
     return sys.platform.startswith("linux") and any(name not in environ for name in allocator_environment(None))
 
 
-def _malloc_trim() -> Callable[[int], object] | None:
+def _trim_heap() -> None:
     if not sys.platform.startswith("linux"):
-        return None
+        return
+    # Imported here since it takes 8 ms; where there is a wall this is never reached, so it cannot fail for want of room.
     import ctypes
 
     # musl has none.
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -34,10 +34,8 @@ class CgroupV1Reader:
             limit_bytes = inherited
         anon_bytes, file_bytes = field(stat, b"\ntotal_rss "), field(stat, b"\ntotal_cache ")
         inactive_file_bytes = field(stat, b"\ntotal_inactive_file ")
-        if level.kernel is not None:
-            kernel_bytes = level.kernel.number()
-        else:
-            kernel_bytes = max(0, current_bytes - anon_bytes - file_bytes)
+        unexplained_bytes = max(0, current_bytes - anon_bytes - file_bytes)
+        kernel_bytes = unexplained_bytes if level.kernel is None else level.kernel.number()
         # Kernels before 5.9 did not tell anonymous refaults from those of files.
         refaults = field(stat, b"\ntotal_workingset_refault ")
         refaults += field(stat, b"\ntotal_workingset_refault_file ") + field(stat, b"\ntotal_workingset_refault_anon ")

@@ -125,12 +125,10 @@ def _levels(mount: Mount, own: str, root: Path, marker: str, is_machine: Callabl
     """Folders from the process's own group up to the mount root, those that hold ``marker``."""
     top = root / mount.point.lstrip("/")
     inside = mount.inside.rstrip("/")
-    if own == inside or own.startswith(inside + "/"):
-        parts = [part for part in own[len(inside) :].split("/") if part]
-    else:
-        # The mount shows another part of the tree than the one we are told we are in (a bind mount made before the
-        # namespace was). What is mounted for us is then the best there is.
-        parts = []
+    below = own == inside or own.startswith(inside + "/")
+    # The mount may show another part of the tree than the one we are told we are in (a bind mount made before the
+    # namespace was). What is mounted for us is then the best there is.
+    parts = [part for part in own[len(inside) :].split("/") if part] if below else []
     if ".." in parts:
         parts = []
     folders = [top.joinpath(*parts[:count]) for count in range(len(parts), -1, -1)]

@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..units import MIB
@@ -99,6 +99,16 @@ class Wall:
         placement = self.place(limit_bytes, sample)
         self.apply(placement)
         return placement
+
+    def give_way(self) -> None:
+        """Open half of the margin until the wall is placed again. Call it where an allocation failure is caught.
+
+        The buffer that failed was large; small ones fail next, and some native code ends the process then. This lets
+        everyone else go on while the one who failed lets go of what it holds.
+        """
+        placement = self._placement
+        if placement is not None:
+            self.apply(replace(placement, data_bytes=placement.data_bytes + placement.margin_bytes // 2))
 
     def lift(self) -> None:
         """Take it down."""
