@@ -16,11 +16,8 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -28,111 +25,16 @@ from . import admission, certificates, enforce, environment, job, spec
 from .admission import Rules, User
 from .answers import Json
 from .api import ApiServer
-from .container import ContainerRun
+from .controller import JobController, JobHandle, JobRun, PodResult
 from .enforce import Enforcer
 from .faults import Faults
-from .job import JobSpec, JobVerdict, PodFacts
-from .kubelet import PodRuntime, Surroundings
+from .job import JobSpec
+from .kubelet import PodRuntime
+from .kubelet_parts import Surroundings
 from .store import Store
 from .timings import Timings
 
 _ADDRESS = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class PodResult:
-    """How a Job's pod, or pods, ended."""
-
-    exit_code: int
-    """Of the last run of the main container."""
-    restarts: int
-    oom_kills: int
-    phase: str
-    job_condition: str
-    """``Complete``, ``Failed``, or empty when the Job was stopped from outside."""
-    job_reason: str
-    history: tuple[ContainerRun, ...]
-    seconds: float
-
-    def reserved_byte_seconds(self) -> float:
-        """Memory limit × time, over all runs."""
-        return sum(run.reserved_byte_seconds() for run in self.history)
-
-
-@dataclass(slots=True)
-class _JobRun:
-    """A Job and the pods that it made."""
-
-    name: str
-    spec: JobSpec
-    template: Json
-    around: Callable[[Path, Mapping[str, str]], Surroundings]
-    pods: list[PodRuntime] = field(default_factory=list)
-    verdict: JobVerdict = field(default_factory=JobVerdict)
-    stopped: bool = False
-    created_s: float = 0.0
-    replacement_due: bool = False
-    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-
-class JobHandle:
-    """A Job that runs: wait for it, stop it, look at its pods."""
-
-    def __init__(self, node: Node, run: _JobRun) -> None:
-        self._node = node
-        self._run = run
-
-    @property
-    def pod(self) -> PodRuntime:
-        """The newest pod."""
-        return self._run.pods[-1]
-
-    @property
-    def pod_name(self) -> str:
-        return str(self.pod.pod["metadata"]["name"])
-
-    @property
-    def pods(self) -> tuple[PodRuntime, ...]:
-        return tuple(self._run.pods)
-
-    def stop(self, grace_s: float | None = None) -> None:
-        """As deleting the Job does: SIGTERM, grace, SIGKILL; no replacement."""
-        with self._node.store.lock:
-            self._run.stopped = True
-            for pod in self._run.pods:
-                pod.delete(grace_s)
-        self._node.store.notify()
-
-    def wait(self, timeout_s: float | None = None) -> PodResult:
-        """The result, once the Job is over and its last process has ended. TimeoutError otherwise."""
-
-        def over() -> bool:
-            if self._node.failure is not None:
-                return True
-            ended = all(pod.gone for pod in self._run.pods)
-            return ended and (self._run.stopped or bool(self._run.verdict.condition))
-
-        if not self._node.store.wait_until(over, timeout_s):
-            raise TimeoutError(f"the Job {self._run.name} was not over after {timeout_s} s")
-        if self._node.failure is not None:
-            raise RuntimeError("the local node itself failed") from self._node.failure
-        return self._result()
-
-    def _result(self) -> PodResult:
-        history = tuple(run for pod in self._run.pods for run in pod.history)
-        main = self._run.template["spec"]["containers"][0]["name"]
-        mains = [run for run in history if run.container == main and run.exit_code is not None]
-        condition = self._run.verdict.condition
-        return PodResult(
-            exit_code=mains[-1].exit_code or 0 if mains else 137,
-            restarts=sum(status["restartCount"] for pod in self._run.pods for status in _statuses(pod.pod)),
-            oom_kills=sum(run.oom_kills for run in history),
-            phase=self.pod.phase,
-            job_condition=condition,
-            job_reason=self._run.verdict.reason,
-            history=history,
-            seconds=time.monotonic() - self._run.created_s,
-        )
 
 
 class Node:
@@ -165,11 +67,11 @@ class Node:
         self.folder = Path(tempfile.mkdtemp(prefix="etlkit-node-"))
         self._runtimes: dict[str, PodRuntime] = {}
         self._ballast: dict[str, int] = {}
-        self._jobs: list[_JobRun] = []
+        self._jobs = JobController(self)
         self._tokens: dict[str, User] = {}
         self.admin_token = secrets.token_urlsafe(32)
         self._tokens[self.admin_token] = User("kubernetes-admin")
-        self._closed = False
+        self.closed = False
         try:
             self._certificates = certificates.make(self.folder, _ADDRESS)
             self._server = ApiServer(self, _ADDRESS, self._certificates.server, self._certificates.key)
@@ -197,13 +99,12 @@ class Node:
 
     def close(self) -> None:
         """Kills what still runs, removes the groups and the private folder. May be called twice."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         with self.store.lock:
             runtimes = list(self._runtimes.values())
-            for run in self._jobs:
-                run.stopped = True
+            self._jobs.stop()
         self._server.close()
         for runtime in runtimes:
             runtime.destroy()
@@ -266,47 +167,17 @@ class Node:
             return Surroundings(environment_base or {}, api, folder, working_folder, stdout, stderr, on_event)
 
         kinds: dict[str, job.ReplacementPolicy] = {"Failed": "Failed", "TerminatingOrFailed": "TerminatingOrFailed"}
-        run = _JobRun(
-            name,
-            JobSpec(policy, backoff_limit, tuple(failure_rules), kinds[replacement_policy]),
-            template,
-            around,
-            created_s=time.monotonic(),
-        )
-        job.check(run.spec, name)
-        with self.store.lock:
-            self._jobs.append(run)
-            self._write_job(run)
-            self._create(run)
-        return JobHandle(self, run)
+        spec_ = JobSpec(policy, backoff_limit, tuple(failure_rules), kinds[replacement_policy])
+        return self._jobs.start(JobRun(name, spec_, template, around, created_s=time.monotonic()))
 
     def start_pod(self, manifest: Json, *, stdout: Callable[[str, bytes], None] | None = None) -> PodRuntime:
         """A bare pod, without a Job (F29)."""
         given = copy.deepcopy(manifest)
         given["metadata"].setdefault("namespace", self.namespace)
         with self.store.lock:
-            return self._place(given, lambda folder, api: Surroundings({}, api, folder, stdout=stdout))
+            return self.place(given, lambda folder, api: Surroundings({}, api, folder, stdout=stdout))
 
-    def _create(self, run: _JobRun) -> None:
-        """The next pod of the Job: from the template, so at the template's size (F22)."""
-        manifest = copy.deepcopy(run.template)
-        number = len(run.pods)
-        meta = manifest["metadata"]
-        meta["name"] = run.name if number == 0 else f"{run.name}-{number}"
-        meta["labels"] = (meta.get("labels") or {}) | {"batch.kubernetes.io/job-name": run.name}
-        meta["ownerReferences"] = [
-            {
-                "apiVersion": "batch/v1",
-                "kind": "Job",
-                "name": run.name,
-                "uid": run.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ]
-        run.pods.append(self._place(manifest, run.around))
-
-    def _place(self, manifest: Json, around: Callable[[Path, Mapping[str, str]], Surroundings]) -> PodRuntime:
+    def place(self, manifest: Json, around: Callable[[Path, Mapping[str, str]], Surroundings]) -> PodRuntime:
         pod = spec.create(manifest, node_name="node1", address=_ADDRESS)
         meta = pod["metadata"]
         folder = self.folder / "pods" / meta["uid"]
@@ -387,10 +258,9 @@ class Node:
     def add_pod(self, name: str, memory: str) -> bool:
         """A pod that only takes room. False when the scheduler finds none: resizes that wait hold theirs (F6)."""
         wanted = spec.request_bytes({"requests": {"memory": memory}})
+        about: Json = {"kind": "Pod", "metadata": {"name": name, "namespace": self.namespace}}
         with self.store.lock:
-            held = sum(self._held(runtime) for runtime in self._runtimes.values() if not runtime.gone)
-            about: Json = {"kind": "Pod", "metadata": {"name": name, "namespace": self.namespace}}
-            if held + sum(self._ballast.values()) + wanted > self.capacity_bytes:
+            if not self.has_room(name, wanted):
                 message = (
                     "0/1 nodes are available: 1 Insufficient memory. no new claims to deallocate, "
                     "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
@@ -408,15 +278,24 @@ class Node:
             del self._ballast[name]
             self.room_changed(name)
 
-    def _held(self, runtime: PodRuntime) -> int:
-        wanted = spec.pod_request_bytes(spec.resources_of(runtime.pod["spec"]))
-        return max(wanted, spec.pod_request_bytes(runtime.allocated()))
-
     # ── what the pods' kubelet asks ──────────────────────────────────────────────────────────────────────
 
     def used_by_others(self, uid: str) -> int:
-        others = [runtime for key, runtime in self._runtimes.items() if key != uid and not runtime.gone]
-        return sum(self._ballast.values()) + sum(spec.pod_request_bytes(other.allocated()) for other in others)
+        """What the kubelet counts: what is allocated."""
+        return sum(self._ballast.values()) + sum(
+            spec.pod_request_bytes(other.allocated()) for other in self._placed(uid)
+        )
+
+    def has_room(self, uid: str, request_bytes: int) -> bool:
+        """What the scheduler counts: of each pod the larger of what it wants and what it has (F6)."""
+        held = sum(self._ballast.values())
+        for other in self._placed(uid):
+            wanted = spec.pod_request_bytes(spec.resources_of(other.pod["spec"]))
+            held += max(wanted, spec.pod_request_bytes(other.allocated()))
+        return held + request_bytes <= self.capacity_bytes
+
+    def _placed(self, uid: str) -> list[PodRuntime]:
+        return [pod for key, pod in self._runtimes.items() if key != uid and pod.scheduled and not pod.gone]
 
     def static_policy(self) -> bool:
         return self.rules.static_policy
@@ -428,14 +307,12 @@ class Node:
 
     def pod_changed(self, uid: str) -> None:
         runtime = self._runtimes.get(uid)
-        if runtime is None or self._closed:
+        if runtime is None or self.closed:
             return
         if runtime.gone and "deletionTimestamp" in runtime.pod["metadata"]:
             meta = runtime.pod["metadata"]
             self.store.pods.pop((meta["namespace"], meta["name"]), None)
-        for run in self._jobs:
-            if runtime in run.pods:
-                self._sync(run)
+        self._jobs.pod_changed(runtime)
 
     def failed(self, error: Exception) -> None:
         self.failure = error
@@ -449,7 +326,7 @@ class Node:
     def resized(self, pod: Json) -> None:
         runtime = self._runtimes[pod["metadata"]["uid"]]
         same = spec.resources_of(pod["spec"]) == runtime.allocated()
-        runtime.patched(withdraws=same and runtime.waiting_for_room())
+        runtime.resizing.patched(withdraws=same and runtime.waiting_for_room())
 
     def kubeconfig(self) -> Path:
         """A kubeconfig for an operator, as the official client and kubectl read it."""
@@ -473,97 +350,3 @@ class Node:
         with os.fdopen(fd, "w") as out:
             json.dump(body, out)
         return path
-
-    # ── the Job controller ───────────────────────────────────────────────────────────────────────────────
-
-    def _sync(self, run: _JobRun) -> None:
-        """Looks at the pods of the Job and does what follows. Holds the lock."""
-        if run.stopped or run.verdict.condition:
-            self._write_job(run)
-            return
-        verdict = job.evaluate(run.spec, [_facts(pod) for pod in run.pods])
-        if verdict.condition:
-            run.verdict = verdict
-            for pod in run.pods:
-                if not pod.gone:
-                    pod.delete()
-        elif verdict.create_pod and not run.replacement_due:
-            run.replacement_due = True
-            delay_s = job.replacement_delay_s(self.timings, verdict.failed_pods)
-            timer = threading.Timer(delay_s, self._replace, (run,))
-            timer.daemon = True
-            timer.start()
-        else:
-            run.verdict = replace(verdict, create_pod=False)
-        self._write_job(run)
-
-    def _replace(self, run: _JobRun) -> None:
-        with self.store.lock:
-            run.replacement_due = False
-            if not (self._closed or run.stopped or run.verdict.condition):
-                self._create(run)
-
-    def _write_job(self, run: _JobRun) -> None:
-        key = (str(run.template["metadata"]["namespace"]), run.name)
-        first = key not in self.store.jobs
-        body = self.store.jobs.setdefault(
-            key,
-            {
-                "kind": "Job",
-                "apiVersion": "batch/v1",
-                "metadata": {
-                    "name": run.name,
-                    "namespace": key[0],
-                    "uid": run.uid,
-                    "creationTimestamp": spec.now_text(),
-                },
-                "spec": {
-                    "backoffLimit": run.spec.backoff_limit,
-                    "podReplacementPolicy": run.spec.replacement_policy,
-                    "template": {"spec": run.template["spec"]},
-                },
-                "status": {},
-            },
-        )
-        live = sum(not pod.gone for pod in run.pods)
-        status: Json = {"startTime": body["metadata"]["creationTimestamp"], "active": live}
-        status["failed"] = run.verdict.failed_pods
-        verdict = run.verdict
-        if verdict.condition:
-            status["conditions"] = [
-                {
-                    "type": verdict.condition,
-                    "status": "True",
-                    "reason": verdict.reason,
-                    "message": verdict.message,
-                    "lastTransitionTime": spec.now_text(),
-                }
-            ]
-            status["succeeded"] = int(verdict.condition == "Complete")
-        if first or body["status"] != status:
-            body["status"] = status
-            self.store.touch(body)
-
-
-def _statuses(pod: Json) -> list[Json]:
-    status = pod["status"]
-    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
-
-
-def _facts(runtime: PodRuntime) -> PodFacts:
-    """What the Job controller may know: it reads the status, as everybody does."""
-    pod = runtime.pod
-    status = pod["status"]
-    ended = [
-        (found["name"], int(found["state"]["terminated"]["exitCode"]))
-        for found in status.get("containerStatuses", ())
-        if "terminated" in found["state"]
-    ]
-    return PodFacts(
-        name=f"{pod['metadata']['namespace']}/{pod['metadata']['name']}",
-        phase=status["phase"],
-        terminating="deletionTimestamp" in pod["metadata"],
-        restarts=sum(found["restartCount"] for found in _statuses(pod)),
-        exit_codes=tuple(ended),
-        conditions=tuple(found["type"] for found in status["conditions"] if found["status"] == "True"),
-    )

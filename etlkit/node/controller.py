@@ -1,0 +1,271 @@
+"""The Job controller: makes a Job's pods, watches them, and says when the Job is over.
+
+Covers F8, F22, F24 and F25, by the arithmetic of ``job``. It looks at the status of pods, as everybody does, and holds
+the store's lock whenever it does anything.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from . import job, spec
+from .answers import Json
+from .container import ContainerRun
+from .job import JobSpec, JobVerdict, PodFacts
+from .kubelet import PodRuntime
+from .kubelet_parts import Surroundings
+from .store import Store
+from .timings import Timings
+
+MakeSurroundings = Callable[[Path, Mapping[str, str]], Surroundings]
+
+
+class Host(Protocol):
+    """What Jobs need of their node."""
+
+    store: Store
+    timings: Timings
+    failure: Exception | None
+    closed: bool
+
+    def place(self, manifest: Json, around: MakeSurroundings) -> PodRuntime: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PodResult:
+    """How a Job's pod, or pods, ended."""
+
+    exit_code: int
+    """Of the last run of the main container."""
+    restarts: int
+    oom_kills: int
+    phase: str
+    job_condition: str
+    """``Complete``, ``Failed``, or empty when the Job was stopped from outside."""
+    job_reason: str
+    history: tuple[ContainerRun, ...]
+    seconds: float
+
+    def reserved_byte_seconds(self) -> float:
+        """Memory limit × time, over all runs."""
+        return sum(run.reserved_byte_seconds() for run in self.history)
+
+
+@dataclass(slots=True)
+class JobRun:
+    """A Job and the pods that it made."""
+
+    name: str
+    spec: JobSpec
+    template: Json
+    around: Callable[[Path, Mapping[str, str]], Surroundings]
+    pods: list[PodRuntime] = field(default_factory=list)
+    verdict: JobVerdict = field(default_factory=JobVerdict)
+    stopped: bool = False
+    created_s: float = 0.0
+    replacement_due: bool = False
+    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+class JobHandle:
+    """A Job that runs: wait for it, stop it, look at its pods."""
+
+    def __init__(self, host: Host, run: JobRun) -> None:
+        self._host = host
+        self._run = run
+
+    @property
+    def pod(self) -> PodRuntime:
+        """The newest pod."""
+        return self._run.pods[-1]
+
+    @property
+    def pod_name(self) -> str:
+        return str(self.pod.pod["metadata"]["name"])
+
+    @property
+    def pods(self) -> tuple[PodRuntime, ...]:
+        return tuple(self._run.pods)
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """As deleting the Job does: SIGTERM, grace, SIGKILL; no replacement."""
+        with self._host.store.lock:
+            self._run.stopped = True
+            for pod in self._run.pods:
+                pod.delete(grace_s)
+        self._host.store.notify()
+
+    def wait(self, timeout_s: float | None = None) -> PodResult:
+        """The result, once the Job is over and its last process has ended. TimeoutError otherwise."""
+
+        def over() -> bool:
+            if self._host.failure is not None:
+                return True
+            ended = all(pod.gone for pod in self._run.pods)
+            return ended and (self._run.stopped or bool(self._run.verdict.condition))
+
+        if not self._host.store.wait_until(over, timeout_s):
+            raise TimeoutError(f"the Job {self._run.name} was not over after {timeout_s} s")
+        if self._host.failure is not None:
+            raise RuntimeError("the local node itself failed") from self._host.failure
+        return self._result()
+
+    def _result(self) -> PodResult:
+        history = tuple(run for pod in self._run.pods for run in pod.history)
+        main = self._run.template["spec"]["containers"][0]["name"]
+        mains = [run for run in history if run.container == main and run.exit_code is not None]
+        condition = self._run.verdict.condition
+        return PodResult(
+            exit_code=mains[-1].exit_code or 0 if mains else 137,
+            restarts=sum(status["restartCount"] for pod in self._run.pods for status in _statuses(pod.pod)),
+            oom_kills=sum(run.oom_kills for run in history),
+            phase=self.pod.phase,
+            job_condition=condition,
+            job_reason=self._run.verdict.reason,
+            history=history,
+            seconds=time.monotonic() - self._run.created_s,
+        )
+
+
+class JobController:
+    """All Jobs of a node."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._runs: list[JobRun] = []
+
+    def start(self, run: JobRun) -> JobHandle:
+        job.check(run.spec, run.name)
+        with self._host.store.lock:
+            self._runs.append(run)
+            self._write_job(run)
+            self.create(run)
+        return JobHandle(self._host, run)
+
+    def stop(self) -> None:
+        """No pod is made any more."""
+        for run in self._runs:
+            run.stopped = True
+
+    def pod_changed(self, pod: PodRuntime) -> None:
+        for run in self._runs:
+            if pod in run.pods:
+                self.sync(run)
+
+    def create(self, run: JobRun) -> None:
+        """The next pod of the Job: from the template, so at the template's size (F22)."""
+        manifest = copy.deepcopy(run.template)
+        number = len(run.pods)
+        meta = manifest["metadata"]
+        meta["name"] = run.name if number == 0 else f"{run.name}-{number}"
+        meta["labels"] = (meta.get("labels") or {}) | {"batch.kubernetes.io/job-name": run.name}
+        meta["ownerReferences"] = [
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": run.name,
+                "uid": run.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
+        run.pods.append(self._host.place(manifest, run.around))
+
+    def sync(self, run: JobRun) -> None:
+        """Looks at the pods of the Job and does what follows. Holds the lock."""
+        if run.stopped or run.verdict.condition:
+            self._write_job(run)
+            return
+        verdict = job.evaluate(run.spec, [_facts(pod) for pod in run.pods])
+        if verdict.condition:
+            run.verdict = verdict
+            for pod in run.pods:
+                if not pod.gone:
+                    pod.delete()
+        elif verdict.create_pod and not run.replacement_due:
+            run.replacement_due = True
+            delay_s = job.replacement_delay_s(self._host.timings, verdict.failed_pods)
+            timer = threading.Timer(delay_s, self._replace, (run,))
+            timer.daemon = True
+            timer.start()
+        else:
+            run.verdict = replace(verdict, create_pod=False)
+        self._write_job(run)
+
+    def _replace(self, run: JobRun) -> None:
+        with self._host.store.lock:
+            run.replacement_due = False
+            if not (self._host.closed or run.stopped or run.verdict.condition):
+                self.create(run)
+
+    def _write_job(self, run: JobRun) -> None:
+        key = (str(run.template["metadata"]["namespace"]), run.name)
+        first = key not in self._host.store.jobs
+        body = self._host.store.jobs.setdefault(
+            key,
+            {
+                "kind": "Job",
+                "apiVersion": "batch/v1",
+                "metadata": {
+                    "name": run.name,
+                    "namespace": key[0],
+                    "uid": run.uid,
+                    "creationTimestamp": spec.now_text(),
+                },
+                "spec": {
+                    "backoffLimit": run.spec.backoff_limit,
+                    "podReplacementPolicy": run.spec.replacement_policy,
+                    "template": {"spec": run.template["spec"]},
+                },
+                "status": {},
+            },
+        )
+        live = sum(not pod.gone for pod in run.pods)
+        status: Json = {"startTime": body["metadata"]["creationTimestamp"], "active": live}
+        status["failed"] = run.verdict.failed_pods
+        verdict = run.verdict
+        if verdict.condition:
+            status["conditions"] = [
+                {
+                    "type": verdict.condition,
+                    "status": "True",
+                    "reason": verdict.reason,
+                    "message": verdict.message,
+                    "lastTransitionTime": spec.now_text(),
+                }
+            ]
+            status["succeeded"] = int(verdict.condition == "Complete")
+        if first or body["status"] != status:
+            body["status"] = status
+            self._host.store.touch(body)
+
+
+def _statuses(pod: Json) -> list[Json]:
+    status = pod["status"]
+    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+
+
+def _facts(runtime: PodRuntime) -> PodFacts:
+    """What the Job controller may know: it reads the status, as everybody does."""
+    pod = runtime.pod
+    status = pod["status"]
+    ended = [
+        (found["name"], int(found["state"]["terminated"]["exitCode"]))
+        for found in status.get("containerStatuses", ())
+        if "terminated" in found["state"]
+    ]
+    return PodFacts(
+        name=f"{pod['metadata']['namespace']}/{pod['metadata']['name']}",
+        phase=status["phase"],
+        terminating="deletionTimestamp" in pod["metadata"],
+        restarts=sum(found["restartCount"] for found in _statuses(pod)),
+        exit_codes=tuple(ended),
+        conditions=tuple(found["type"] for found in status["conditions"] if found["status"] == "True"),
+    )
