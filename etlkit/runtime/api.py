@@ -156,9 +156,9 @@ def _attempt(
         opened.plan, opened.state_dir, opened.snapshot, ledger, inbox.put, workers=workers, slice_rows=policy.slice_rows
     )
     checkpointer = Checkpointer(executor, opened.state_dir, inbox.put)
-    gauge = Gauge(reader, executor, ledger, workers)
     wall = Wall()
-    loop = Loop(opened, executor, checkpointer, gauge, wall, policy, inbox, Tell(emit), resizer)
+    gauge = Gauge(reader, executor, ledger, wall, workers)
+    loop = Loop(opened, executor, checkpointer, gauge, policy, inbox, Tell(emit), resizer)
     emit(
         "attempt_started",
         attempt=opened.attempt,

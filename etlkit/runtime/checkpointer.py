@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..checkpoint import (
@@ -123,6 +123,7 @@ class Checkpointer:
 
     def _write(self, wanted: Wanted) -> Report:
         executor = self._executor
+        began_s = time.monotonic()
         capture = executor.capture()
         try:
             empty = not capture.fresh.finished and not capture.generation and not capture.complete
@@ -151,6 +152,7 @@ class Checkpointer:
             executor.not_committed(capture)
             raise
         self.last_commit_s = time.monotonic()
+        committed = replace(committed, duration_s=self.last_commit_s - began_s)
         if wanted.then is not None:
             wanted.then()
         executor.committed(capture, self._snapshot())

@@ -21,15 +21,16 @@ from ..engine.widths import row_bytes
 from ..memory import Ledger, MemoryReader, MemorySample
 from ..memory.growth import distinct_keys
 from ..memory.thrash import thrash
+from ..memory.wall import Wall, WallPlacement
 
 FULL_SPEED_FOLD_BYTES = 64 << 20
 """Unfolded state that the engine gathers where there is room: folding rarely is what makes a group-by fast."""
-RESTART_S = 1.5
+RESTART_S = 0.8
 """Assumed until measured: PATCH, SIGTERM, final checkpoint, new process, first batch."""
-SPILL_BYTES_PER_S = 200 << 20
-"""Assumed until measured: writing state as a run and reading it back."""
+SPILL_S, SPILL_BYTES_PER_S = 0.1, 200 << 20
+"""Assumed until measured: letting state go once (folding, writing it as a run, reading it back later)."""
 LEDGER_SHARE = 0.92
-"""The ledger promises no more than this share of the limit; the rest is the wall's margin."""
+"""The ledger promises no more than this share of what the wall lets Arrow allocate; the rest goes to fragmentation."""
 
 
 @dataclass(slots=True)
@@ -37,12 +38,16 @@ class Gauge:
     reader: MemoryReader
     executor: Executor
     ledger: Ledger
+    wall: Wall
     workers: int
     resize_cost_s: float | None = None
     """Measured by an earlier attempt of this run."""
+    spill_s: float | None = None
+    """Measured: the newest checkpoint that let state go."""
     sample: MemorySample = field(init=False)
     peak_bytes: int = 0
     _bases: deque[int] = field(default_factory=lambda: deque(maxlen=20))
+    _outside_bytes: int | None = None
     _rates: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=40))
     _last_s: float = 0.0
     figures: Figures = field(init=False)
@@ -56,7 +61,9 @@ class Gauge:
         self.peak_bytes = max(self.peak_bytes, sample.used_bytes)
         self._bases.append(max(0, sample.used_bytes - pa.total_allocated_bytes()))
         base = min(self._bases)
-        self.adopt(sample.limit_bytes, base)
+        capacity = self._capacity_bytes(sample, self.wall.raise_to(sample.limit_bytes, sample), base)
+        if capacity != self.ledger.capacity_bytes:
+            self.ledger.resize(capacity)
         self._rates.append((at_s, figures.rows_in))
         least = base + figures.smallest_need_bytes
         full = base + self.workers * figures.split_need_bytes + self.full_state_bytes(figures)
@@ -73,17 +80,22 @@ class Gauge:
             floor_bytes=least,
             unsaved_s=unsaved_s,
             remaining_s=remaining,
-            spill_cost_s=self.spill_cost_s(figures, base, sample.limit_bytes),
+            spill_cost_s=self.spill_cost_s(figures),
             resize_cost_s=(self.resize_cost_s or RESTART_S) if policy.mode is ResizeMode.RESTART else 0.1,
             thrash=thrash(before, sample, elapsed) if before is not None and elapsed > 0 else 0.0,
         )
         return self.observed
 
-    def adopt(self, limit_bytes: int | None, base: int) -> None:
-        """What the ledger may promise: the limit without the process itself and the margin."""
-        capacity = None if limit_bytes is None else max(4 << 20, int(limit_bytes * LEDGER_SHARE) - base)
-        if capacity != self.ledger.capacity_bytes:
-            self.ledger.resize(capacity)
+    def _capacity_bytes(self, sample: MemorySample, wall: WallPlacement | None, base: int) -> int | None:
+        """What may be reserved: what the wall lets Arrow allocate in all, less a share for fragmentation."""
+        if sample.limit_bytes is None:
+            return None
+        if wall is None:
+            return max(4 << 20, int(LEDGER_SHARE * (sample.limit_bytes * LEDGER_SHARE - base)))
+        # Data outside of Arrow's buffers at its lowest; what is above it is freed memory that malloc keeps for Arrow.
+        outside = wall.mapped_data_bytes - pa.total_allocated_bytes()
+        self._outside_bytes = outside if self._outside_bytes is None else min(self._outside_bytes, outside)
+        return max(4 << 20, int(LEDGER_SHARE * (wall.data_bytes - self._outside_bytes)))
 
     def full_state_bytes(self, figures: Figures) -> int:
         """State at its peak until the stage ends, never spilled and folded as rarely as is fastest."""
@@ -99,13 +111,19 @@ class Gauge:
         # A merge holds the old partials, the new ones and the result.
         return raw + 2 * groups * width
 
-    def spill_cost_s(self, figures: Figures, base: int, limit_bytes: int | None) -> float:
-        """Going on within the limit: state that does not fit is written and read back once."""
-        if limit_bytes is None:
+    def spill_cost_s(self, figures: Figures) -> float:
+        """Going on within the limit: how often what room there is fills up, times what letting it go takes."""
+        capacity = self.ledger.capacity_bytes
+        exchange = self.executor.exchange
+        if capacity is None or exchange is None or not figures.rows_in or not figures.rows_total:
             return 0.0
-        room = int(limit_bytes * LEDGER_SHARE) - base - self.workers * figures.split_need_bytes
-        excess = self.full_state_bytes(figures) - max(0, room)
-        return max(0.0, excess / SPILL_BYTES_PER_S)
+        room = max(4 << 20, capacity - self.workers * figures.split_need_bytes)
+        left = figures.raw_rows * max(0.0, figures.rows_total / figures.rows_in - 1.0)
+        bytes_left = left * row_bytes(exchange.combiner.raw_schema)
+        if bytes_left + figures.state_bytes <= room:
+            return 0.0
+        each_s = self.spill_s or SPILL_S + room / SPILL_BYTES_PER_S
+        return float(bytes_left / room * each_s)
 
     def rows_per_s(self) -> float:
         if len(self._rates) < 2:

@@ -22,7 +22,6 @@ from ..errors import EtlkitError, FencedError
 from ..exits import Exit
 from ..memory import interval_s
 from ..memory.allocation import release_pools
-from ..memory.wall import Wall
 from . import checkpointer as saving
 from .checkpointer import Checkpointer, Wanted, as_state_error
 from .gauge import Gauge, now_s
@@ -63,7 +62,6 @@ class Loop:
         executor: engine.Executor,
         checkpointer: Checkpointer,
         gauge: Gauge,
-        wall: Wall,
         policy: Policy,
         inbox: queue.SimpleQueue[Any],
         tell: Tell,
@@ -73,7 +71,6 @@ class Loop:
         self.executor = executor
         self.checkpointer = checkpointer
         self.gauge = gauge
-        self.wall = wall
         self.policy = policy
         self.inbox = inbox
         self.emit = tell.emit
@@ -128,7 +125,6 @@ class Loop:
             self._limit_bytes = sample.limit_bytes
         elif sample.limit_bytes != self._limit_bytes:
             self._limit_changed(sample.limit_bytes)
-        self.wall.raise_to(sample.limit_bytes, sample)
         if not first:
             self._step(observed)
         every_s = self.policy.checkpoint_every_s
@@ -231,6 +227,8 @@ class Loop:
 
     def _written(self, event: saving.Written) -> None:
         committed = event.committed
+        if committed.bytes > 1 << 20:
+            self.gauge.spill_s = committed.duration_s
         self._saved_splits = event.splits_done
         self._dirty_since_s = None
         self.emit(
