@@ -76,7 +76,7 @@ class EventLog:
             _lock(self._fd)
             ours = os.fstat(self._fd)
             try:
-                there = os.stat(self.path)
+                there = self.path.stat()
             except FileNotFoundError:
                 there = None
             if there is not None and (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
@@ -102,17 +102,15 @@ class EventLog:
         kept.extend(lines[middle:])
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         beside.write_bytes(b"".join(kept))
-        os.replace(beside, self.path)
+        beside.replace(self.path)
         self._thin_at_bytes = max(self._max_bytes, sum(map(len, kept)) * 3 // 2)
 
 
 def read_events(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Every whole event in the log, oldest first; none if there is no log. May be read while it is written."""
-    try:
-        file = open(path, "rb")
-    except (FileNotFoundError, NotADirectoryError):
+    if not Path(path).is_file():
         return
-    with file:
+    with open(path, "rb") as file:
         for line in file:
             try:
                 record = orjson.loads(line)

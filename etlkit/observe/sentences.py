@@ -1,0 +1,211 @@
+"""Each event as one line of plain English, for the display, the log and the story.
+
+Covers the wording only. An event without a sentence (``progress``, a periodic checkpoint) is for figures, not for reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..units import format_bytes, format_seconds
+
+PERIODIC = "interval"
+"""How the reason of a checkpoint begins that came because its time had come."""
+
+_Event = Mapping[str, Any]
+
+
+class Tone(StrEnum):
+    PLAIN = "plain"
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    text: str
+    tone: Tone = Tone.PLAIN
+
+
+def sentence(event: _Event) -> Sentence | None:
+    """What to tell about this event; None where there is nothing that a person would want to read."""
+    told = _TELLERS.get(str(event.get("event")))
+    return told(event) if told is not None else None
+
+
+def size(value: Any) -> str:
+    return "no limit" if value is None else format_bytes(value)
+
+
+def rows(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "?"
+
+
+def _attempt_started(event: _Event) -> Sentence:
+    number, limit = event.get("attempt"), event.get("limit_bytes")
+    at = f"with {size(limit)} of memory" if limit is not None else "without a memory limit"
+    if event.get("resumed_from") is not None:
+        return Sentence(f"attempt {number} goes on from checkpoint {event['resumed_from']}, {at}", Tone.GOOD)
+    if number not in (None, 1):
+        return Sentence(f"attempt {number} begins, {at}")
+    most = event.get("max_memory_bytes")
+    asks = ""
+    if most is not None and event.get("mode") not in (None, "None"):
+        how = "by a restart" if event["mode"] == "RestartContainer" else "live"
+        asks = f"; may ask for up to {size(most)}, granted {how}"
+    return Sentence(f"{event.get('job') or 'the job'} begins, {at}, {_count(event.get('workers'), 'worker')}{asks}")
+
+
+def _planned(event: _Event) -> Sentence:
+    stages = event.get("stages") or []
+    words = [_count(len(stages), "stage"), _count(event.get("splits_total"), "split")]
+    if event.get("rows_total") is not None:
+        words.append(f"{rows(event['rows_total'])} rows")
+    done = event.get("splits_done")
+    return Sentence(f"planned: {', '.join(words)}{f'; {done} splits are done already' if done else ''}")
+
+
+def _stage_finished(event: _Event) -> Sentence:
+    seconds = event.get("seconds")
+    took = f" in {format_seconds(seconds)}" if seconds is not None else ""
+    return Sentence(
+        f"stage {event.get('stage')} is finished{took}: {rows(event.get('rows_in'))} rows in, "
+        f"{rows(event.get('rows_out'))} out"
+    )
+
+
+def _level(event: _Event) -> Sentence:
+    level = str(event.get("level"))
+    tone = {"calm": Tone.GOOD, "tight": Tone.WARN}.get(level, Tone.BAD)
+    return Sentence(f"memory is {level}: {event.get('reason')}", tone)
+
+
+def _decision(event: _Event) -> Sentence | None:
+    reason = event.get("reason")
+    match event.get("instruction"):
+        case "SetWorkers":
+            return Sentence(f"{_count(event.get('workers'), 'worker')} from now on: {reason}")
+        case "SetSliceRows":
+            return Sentence(f"slices of {rows(event.get('rows'))} rows from now on: {reason}")
+        case "ReleasePools":
+            return Sentence(f"gives freed memory back: {reason}")
+        case "Drain":
+            return Sentence(f"starts no more splits: {reason}", Tone.WARN)
+    return None  # asking, withdrawing and leaving have events of their own
+
+
+def _checkpoint(event: _Event) -> Sentence | None:
+    reason = str(event.get("reason") or "")
+    if reason.startswith(PERIODIC):
+        return None
+    wrote = f"{size(event.get('bytes') or 0)} in {format_seconds(event.get('duration_s') or 0)}"
+    return Sentence(f"checkpoint {event.get('id')} ({wrote}): {reason}", Tone.GOOD)
+
+
+def _resize(event: _Event) -> Sentence:
+    to, before = size(event.get("to_bytes")), size(event.get("from_bytes"))
+    message = event.get("message")
+    said = f": {message}" if message else ""
+    match event.get("outcome"):
+        case "requested":
+            return Sentence(f"asks for {to} in place of {before}: {event.get('reason')}", Tone.WARN)
+        case "in_progress":
+            return Sentence(f"the resize to {to} is being carried out", Tone.WARN)
+        case "actuated":
+            took = event.get("requested_to_actuated_s")
+            return Sentence(f"{to} granted{f' after {format_seconds(took)}' if took is not None else ''}", Tone.GOOD)
+        case "deferred":
+            return Sentence(f"the node has no room for {to} now{said}", Tone.WARN)
+        case "withdrawn":
+            return Sentence(f"the request for {to} is withdrawn{said}", Tone.WARN)
+        case "error":
+            return Sentence(f"the kubelet could not apply {to} yet{said}", Tone.WARN)
+        case "unreachable":
+            return Sentence(f"the API server could not be asked for {to}{said}", Tone.BAD)
+        case outcome:
+            return Sentence(f"{to} is {outcome}{said}", Tone.BAD)
+
+
+def _limit_changed(event: _Event) -> Sentence:
+    words = f"the memory limit is {size(event.get('to_bytes'))} now, it was {size(event.get('from_bytes'))}"
+    return Sentence(words if event.get("asked") else f"{words}; somebody else changed it", Tone.GOOD)
+
+
+def _allocation_failed(event: _Event) -> Sentence:
+    return Sentence(
+        f"an allocation did not fit in split {event.get('split')} (try {event.get('tries')}, slices of "
+        f"{rows(event.get('slice_rows'))} rows); it is undone and tried again",
+        Tone.WARN,
+    )
+
+
+def _published(event: _Event) -> Sentence:
+    where = f" in {event['path']}" if event.get("path") else ""
+    return Sentence(
+        f"the output is visible{where}: {rows(event.get('rows'))} rows in {_count(event.get('parts'), 'file')}, "
+        f"{size(event.get('bytes') or 0)}",
+        Tone.GOOD,
+    )
+
+
+def _attempt_ended(event: _Event) -> Sentence:
+    code, number = event.get("exit_code"), event.get("attempt")
+    took = f" after {format_seconds(event['seconds'])}" if event.get("seconds") is not None else ""
+    if code == 0:
+        return Sentence(f"attempt {number} is done{took}", Tone.GOOD)
+    if code == 75:
+        return Sentence(f"attempt {number} ends{took}: {event.get('reason')}", Tone.WARN)
+    return Sentence(f"attempt {number} ends with exit code {code}{took}: {event.get('reason')}", Tone.BAD)
+
+
+def _container_started(event: _Event) -> Sentence | None:
+    if not event.get("restart_count"):
+        return None
+    return Sentence(
+        f"restart {event['restart_count']}: a new process, with {size(event.get('limit_bytes'))}", Tone.GOOD
+    )
+
+
+def _container_exited(event: _Event) -> Sentence | None:
+    if event.get("exit_code") == 0:
+        return None
+    wait = event.get("restart_in_s")
+    again = "" if wait is None else "; starting again" if wait < 1 else f"; starting again in {format_seconds(wait)}"
+    if event.get("oom_killed"):
+        return Sentence(f"OOM kill: the container was killed at its memory limit{again}", Tone.BAD)
+    return Sentence(f"the container ended with {event.get('exit_code')} ({event.get('reason')}){again}", Tone.WARN)
+
+
+def _checkpoint_failed(event: _Event) -> Sentence:
+    return Sentence(f"a checkpoint could not be written: {event.get('error')}", Tone.BAD)
+
+
+def _record_failed(event: _Event) -> Sentence:
+    return Sentence(f"how the attempt ended could not be written down: {event.get('error')}", Tone.BAD)
+
+
+def _count(number: Any, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}" if isinstance(number, int) else f"? {noun}s"
+
+
+_TELLERS: Mapping[str, Callable[[_Event], Sentence | None]] = {
+    "attempt_started": _attempt_started,
+    "planned": _planned,
+    "stage_finished": _stage_finished,
+    "level": _level,
+    "decision": _decision,
+    "checkpoint": _checkpoint,
+    "resize": _resize,
+    "limit_changed": _limit_changed,
+    "allocation_failed": _allocation_failed,
+    "published": _published,
+    "attempt_ended": _attempt_ended,
+    "container_started": _container_started,
+    "container_exited": _container_exited,
+    "checkpoint_failed": _checkpoint_failed,
+    "record_failed": _record_failed,
+}
