@@ -19,8 +19,10 @@ from ..errors import EtlkitError
 from ..exits import Exit
 
 VERBS: Mapping[str, str] = {
+    "local": "run a job as a pod, on this machine: a hard memory limit, resizes, restarts",
     "plan": "what would run: stages, splits, projected peak memory, the limit it would ask for",
     "report": "one self-contained HTML page about a run",
+    "resize": "resize a container or sidecar of a running pod, in place",
     "run": "run a job in this process; resumes what --state holds",
     "show": "what happened: attempts, checkpoints, resizes, restarts, rows in and out, why each",
 }
