@@ -19,6 +19,8 @@ from .cgroup_v2 import CgroupV2Reader
 from .process import ProcessReader
 from .sample import MemoryReader
 
+# The file by which a folder is known to have the controller.
+_V1_MARKERS = {"memory": "memory.stat", "cpu": "cpu.stat", "cpuacct": "cpuacct.usage"}
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -71,7 +73,7 @@ def find_group(controller: str, root: Path) -> Group | None:
     if own_v1 is not None:
         for mount in mounts:
             if mount.version == 1 and controller in mount.controllers:
-                levels = _levels(mount, own_v1, root, f"{controller}.stat", _is_v1_root)
+                levels = _levels(mount, own_v1, root, _V1_MARKERS[controller], _is_v1_root)
                 if levels:
                     return Group(1, levels)
     own_v2 = paths.get("")

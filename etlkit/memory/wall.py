@@ -65,6 +65,7 @@ class Wall:
         self.unavailable = self._why_not(pool)
         self._original = (0, 0) if self.unavailable else resource.getrlimit(resource.RLIMIT_DATA)
         self._stack_bytes = _thread_stack_bytes()
+        self._code_bytes = 0
 
     @property
     def placement(self) -> WallPlacement | None:
@@ -78,10 +79,11 @@ class Wall:
         status = self._status.read()
         mapped_data_bytes = field(status, b"\nVmData:") * 1024
         own_anon_bytes = field(status, b"\nRssAnon:") * 1024
-        threads = field(status, b"\nThreads:")
-        return compute_placement(
-            limit_bytes, sample, mapped_data_bytes, own_anon_bytes, max(0, threads - 1) * self._stack_bytes
-        )
+        stack_bytes = max(0, field(status, b"\nThreads:") - 1) * self._stack_bytes
+        # Code that the kernel has taken back for want of room is still needed: room for it is not free.
+        self._code_bytes = max(self._code_bytes, sample.mapped_bytes)
+        sample = replace(sample, mapped_bytes=self._code_bytes)
+        return compute_placement(limit_bytes, sample, mapped_data_bytes, own_anon_bytes, stack_bytes)
 
     def apply(self, placement: WallPlacement | None) -> None:
         """Put the wall there, or take it down."""
