@@ -30,6 +30,9 @@ HELP = "run a job as a pod, on this machine: a hard memory limit, resizes, resta
 _CONTAINER = "etl"
 _HOPELESS = {2: "usage", 65: "bad input", 77: "refused by the cluster", 78: "configuration or plan"}
 """Exit codes with which another start would end the same way (F25)."""
+_TRIES_WITHOUT_PROGRESS = 2
+"""An unexpected failure that comes back, with no checkpoint in between, would come back for ever: a cluster starts it
+again and again, with back-off, until the Job has failed. At a desk that is minutes of waiting for nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +144,15 @@ class _Log:
         self.ended: list[dict[str, Any]] = []
         """The exits of the container, oldest first."""
         self.last_reason = ""
+        self._failures = 0
+
+    def hopeless(self) -> bool:
+        """The container has ended in a way that another start can't mend, and the Job would start it all the same."""
+        with self._lock:
+            last = self.ended[-1] if self.ended else None
+            if last is None or last["restart_in_s"] is None or last["oom_killed"]:
+                return False
+            return last["exit_code"] in _HOPELESS or self._failures >= _TRIES_WITHOUT_PROGRESS
 
     def line(self, container: str, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\n")
@@ -150,10 +162,12 @@ class _Log:
             event = None
         with self._lock:
             if not isinstance(event, dict) or "event" not in event:
-                print(text, file=self._stream, flush=True)
+                self._say(text)
                 return
             if event["event"] == "attempt_started":
                 self.job = str(event.get("job") or "") or None
+            elif event["event"] == "checkpoint":
+                self._failures = 0
             elif event["event"] == "attempt_ended":
                 self.last_reason = str(event.get("reason") or "")
             self._show(event)
@@ -167,6 +181,7 @@ class _Log:
         with self._lock:
             if event["event"] == "container_exited":
                 self.ended.append(event)
+                self._failures += event["exit_code"] == 1
             self._show(stamped)
 
     def close(self) -> None:
@@ -174,6 +189,12 @@ class _Log:
             if self._renderer is not None:
                 self._renderer.close()
                 self._renderer = None
+
+    def _say(self, text: str) -> None:
+        if self._renderer is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._renderer.say(text)
 
     def _show(self, event: dict[str, Any]) -> None:
         if self._renderer is None:
@@ -208,8 +229,7 @@ def _follow(handle: JobHandle, log: _Log) -> tuple[PodResult, bool]:
             if asked[0] > stopped:
                 stopped += 1
                 handle.stop(None if stopped == 1 else 0.0)
-            hopeless = log.ended and log.ended[-1]["exit_code"] in _HOPELESS and not log.ended[-1]["oom_killed"]
-            if hopeless and not stopped and log.ended[-1]["restart_in_s"] is not None:
+            if log.hopeless():
                 handle.stop()
     finally:
         for number, handler in before.items():
@@ -233,6 +253,12 @@ def _end(result: PodResult, interrupted: bool, log: _Log, settings: Settings, ba
     if last in _HOPELESS:
         said = f": {log.last_reason}" if log.last_reason else ""
         text = f"stopped: the container ended with {last} ({_HOPELESS[last]}), and so would every other start{said}"
+        print(text, file=sys.stderr)
+        return last
+    if not result.job_condition:
+        text = (
+            f"stopped: the container ended with {last}, again, with no checkpoint in between: it would do so for ever"
+        )
         print(text, file=sys.stderr)
         return last
     ooms = f", {result.oom_kills} of them by an OOM kill" if result.oom_kills else ""
