@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .compaction import choose_compaction, compact
 from .intervals import Intervals
 from .local import LocalStore
 from .model import (
@@ -37,5 +38,7 @@ __all__ = [
     "StageState",
     "StateDir",
     "Store",
+    "choose_compaction",
+    "compact",
     "open_store",
 ]
