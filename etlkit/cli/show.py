@@ -1,0 +1,130 @@
+"""``etlkit show STATE``: what happened in a run, from its checkpoints and its event log."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAME = "show"
+HELP = "what happened: attempts, checkpoints, resizes, restarts, rows in and out, why each"
+
+_LAST_CHECKPOINTS = 8
+_LAST_DECISIONS = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("state", metavar="STATE", help="the state directory")
+    parser.add_argument("--json", action="store_true", help="one object instead of a text")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..observe.state import observe
+
+    seen = observe(args.state)
+    if args.json:
+        import orjson
+
+        sys.stdout.write(orjson.dumps(dict(seen.story), option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        from ..observe.summary import lines
+        from ..observe.timeline import timeline
+
+        print("\n".join([*_heading(seen.story), "", *lines(seen.story, timeline(seen.events))]))
+        print("\n".join(_tables(seen.story)))
+    for warning in seen.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def _heading(story: Mapping[str, Any]) -> list[str]:
+    parameters = ", ".join(f"{name}={value}" for name, value in story["parameters"].items())
+    told = [f"{story['job']}  {story['status']}", f"run {story['run_id']}{f', {parameters}' if parameters else ''}"]
+    if story["outputs"]:
+        told.append(f"output {', '.join(story['outputs'])}")
+    return told
+
+
+def _tables(story: Mapping[str, Any]) -> list[str]:
+    told: list[str] = []
+    told += _table(
+        "attempts",
+        ("", "started", "ended", "by", "code", "limit", "peak", "from checkpoint"),
+        [
+            (
+                one["number"], _clock(one["started_at"]), _clock(one["ended_at"]), one["ended_by"], one["exit_code"],
+                _size(one["limit_bytes"]), _size(one["peak_bytes"]), one["resumed_from"],
+            )
+            for one in story["attempts"]
+        ],
+    )  # fmt: skip
+    told += _table(
+        "resizes",
+        ("at", "from", "to", "outcome", "took", "why"),
+        [
+            (
+                _clock(one["at"]), _size(one["from_bytes"]), _size(one["to_bytes"]), one["outcome"],
+                _seconds(one["requested_to_actuated_s"]), one["reason"],
+            )
+            for one in story["resizes"]
+        ],
+    )  # fmt: skip
+    checkpoints = story["checkpoints"]
+    told += _table(
+        _newest("checkpoints", len(checkpoints), _LAST_CHECKPOINTS),
+        ("", "at", "took", "size", "why"),
+        [
+            (one["id"], _clock(one["at"]), _seconds(one["duration_s"]), _size(one["bytes"]), one["reason"])
+            for one in checkpoints[-_LAST_CHECKPOINTS:]
+        ],
+    )
+    decisions = story["decisions"]
+    told += _table(
+        _newest("decisions", len(decisions), _LAST_DECISIONS),
+        ("at", "", "why"),
+        [(_clock(one["at"]), one["instruction"], one["reason"]) for one in decisions[-_LAST_DECISIONS:]],
+    )
+    return told
+
+
+def _newest(what: str, count: int, shown: int) -> str:
+    return what if count <= shown else f"{what}, the newest {shown} of {count} (all of them: --json)"
+
+
+def _table(title: str, head: Sequence[str], body: Sequence[Sequence[object]]) -> list[str]:
+    """Columns aligned with spaces, numbers to the right; nothing where there are no rows."""
+    if not body:
+        return []
+    cells = [["–" if value is None else str(value) for value in row] for row in body]
+    widths = [max(len(row[column]) for row in [list(head), *cells]) for column in range(len(head))]
+    right = [all(_is_number(row[column]) for row in cells) for column in range(len(head))]
+    text = ["", title]
+    for row in [list(head), *cells]:
+        words = [
+            value.rjust(width) if to_right else value.ljust(width)
+            for value, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        text.append(f"  {'  '.join(words)}".rstrip())
+    return text
+
+
+def _is_number(text: str) -> bool:
+    return text == "–" or (text[:1].isdigit() and ":" not in text)
+
+
+def _clock(at: Any) -> str | None:
+    """The time of day of an RFC 3339 stamp: the date is the same for nearly every row."""
+    return None if at is None else str(at)[11:23].rstrip("Z")
+
+
+def _size(value: Any) -> str | None:
+    from ..units import format_bytes
+
+    return None if value is None else format_bytes(value)
+
+
+def _seconds(value: Any) -> str | None:
+    from ..units import format_seconds
+
+    return None if value is None else format_seconds(value)

@@ -1,0 +1,109 @@
+"""The end of a run in plain English: what came out, what it cost, what to type next.
+
+Covers wording. The figures are ``story.py``'s and ``timeline.py``'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..units import format_bytes, format_seconds
+from .state import observe
+from .timeline import Timeline, timeline
+
+
+def summarise(state: str | os.PathLike[str]) -> str:
+    """Several lines about the newest run in that state directory. Errors as ``observe``'s."""
+    seen = observe(state)
+    told = [*lines(seen.story, timeline(seen.events)), ""]
+    if seen.story["status"] == "done" and seen.story["outputs"]:
+        told.append(f"  output   {', '.join(seen.story['outputs'])}")
+    place = os.fspath(state)
+    told += [
+        f"  state    {place}",
+        f"  next     etlkit show {place}",
+        f"           etlkit report {place} -o report.html",
+    ]
+    return "\n".join(told)
+
+
+def lines(story: Mapping[str, Any], seen: Timeline) -> list[str]:
+    """What happened, a sentence or two a line."""
+    told = [_headline(story, seen), _rows(story)]
+    told += [text for text in (_restarts(story), _memory(story, seen), _checkpoints(story)) if text]
+    if story.get("failure"):
+        told.append(f"It failed for good: {story['failure'].get('message')}")
+    return told
+
+
+def _headline(story: Mapping[str, Any], seen: Timeline) -> str:
+    how = {
+        "done": "is done",
+        "failed": "failed for good",
+        "running": "is still running",
+        "interrupted": "is interrupted; the same command goes on",
+    }[story["status"]]
+    return f"{story['job']} {how}, {format_seconds(seen.end_s)} after it began."
+
+
+def _rows(story: Mapping[str, Any]) -> str:
+    if story["status"] == "done":
+        return f"{story['rows_in']:,} rows in, {story['rows_out']:,} rows out, each input row counted once."
+    return (
+        f"{story['rows_in']:,} rows are read and saved, {story['splits_done']} of {story['splits_total']} splits. "
+        "No output is visible yet."
+    )
+
+
+def _restarts(story: Mapping[str, Any]) -> str:
+    restarts = max(0, len(story["attempts"]) - 1)
+    kills = story["oom_kills"]
+    killed = f"{kills} OOM kill{'s' if kills != 1 else ''}" if kills else "no OOM kill"
+    if not restarts:
+        return f"No restart, {killed}."
+    repeated = story["rows_repeated"]
+    again = f"{repeated:,} rows were read a second time" if repeated else "no row was read a second time"
+    share = f" ({100 * repeated / story['rows_in']:.1f} %)" if repeated and story["rows_in"] else ""
+    return f"{restarts} restart{'s' if restarts != 1 else ''}, {killed}; {again}{share}."
+
+
+def _memory(story: Mapping[str, Any], seen: Timeline) -> str:
+    if not seen.limits or seen.limits[0][1] is None:
+        return ""
+    sizes = [format_bytes(limit) if limit is not None else "no limit" for _, limit in seen.limits]
+    granted = [one for one in story["resizes"] if one["outcome"] == "actuated"]
+    others = [one for one in story["resizes"] if one["outcome"] != "actuated"]
+    peak = max((one["peak_bytes"] or 0 for one in story["attempts"]), default=0)
+    text = f"Memory limit {' → '.join(sizes)}; at most {format_bytes(peak)} were in use."
+    if granted:
+        took = [one["requested_to_actuated_s"] for one in granted if one["requested_to_actuated_s"] is not None]
+        longest = f", granted within {format_seconds(max(took))}" if took else ""
+        text += f" {len(granted)} resize{'s' if len(granted) != 1 else ''} asked for{longest}."
+    if others:
+        text += f" {len(others)} not granted ({', '.join(sorted({str(one['outcome']) for one in others}))})."
+    reserved, static = seen.reserved_gib_s(), seen.static_gib_s()
+    if granted and reserved is not None and static:
+        saved = 100 * (static - reserved) / static
+        text += (
+            f"\n{reserved:.2f} GiB·s were reserved, where {sizes[-1] if len(sizes) == 1 else _largest(seen)} "
+            f"all the time would have been {static:.2f}: {saved:.0f} % saved."
+        )
+    return text
+
+
+def _largest(seen: Timeline) -> str:
+    return format_bytes(seen.peak_limit_bytes or 0)
+
+
+def _checkpoints(story: Mapping[str, Any]) -> str:
+    found = story["checkpoints"]
+    if not found:
+        return ""
+    total = sum(one["bytes"] or 0 for one in found)
+    longest = max(one["duration_s"] or 0 for one in found)
+    return (
+        f"{len(found)} checkpoint{'s' if len(found) != 1 else ''}, {format_bytes(total)} in all, "
+        f"the slowest took {format_seconds(longest)}."
+    )
