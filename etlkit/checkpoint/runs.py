@@ -279,7 +279,7 @@ class RunReader:
 
     def _pread(self, offset: int, length: int) -> pa.Buffer:
         buffer = pa.allocate_buffer(length)
-        got = self._readable.read_into(offset, memoryview(buffer))
+        got = self._readable.read_into(offset, memoryview(buffer).cast("B"))
         if got != length:
             raise self._corrupt(f"ends after {offset + got} bytes")
         return buffer
