@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,7 +40,7 @@ def partition_ids(columns: Sequence[pa.Array], partitions: int, level: int = 0) 
     ``partitions`` is a power of two up to 65536. Another ``level`` takes other bits: it splits a partition again.
     """
     bits = partitions.bit_length() - 1
-    if partitions != 1 << bits or not 0 <= bits <= 16:
+    if partitions < 1 or partitions != 1 << bits or bits > 16:
         raise ValueError(f"partitions must be a power of two from 1 to 65536, not {partitions}")
     kind = pa.uint8() if bits <= 8 else pa.uint16()
     if bits == 0:
@@ -54,8 +55,8 @@ def row_hashes(columns: Sequence[pa.Array]) -> pa.Array:
     """One uint64 a row, of all columns in order."""
     if not columns:
         raise ValueError("there is nothing to hash without a column")
-    return reduce(lambda known, column: _mixed(pc.bit_wise_xor(pc.multiply(known, _ODD_2), column)), map(_words, columns[1:]),
-                  _mixed(_words(columns[0])))  # fmt: skip
+    first, *more = (_words(column) for column in columns)
+    return reduce(lambda known, words: _mixed(pc.bit_wise_xor(pc.multiply(known, _ODD_2), words)), more, _mixed(first))
 
 
 def partition_batch(batch: pa.RecordBatch, ids: pa.Array, partitions: int) -> list[tuple[int, pa.RecordBatch]]:
@@ -134,10 +135,12 @@ def _decimal_words(array: pa.Array) -> pa.Array:
         pa.int64(), count * len(array), [None, array.buffers()[1]], offset=count * array.offset
     )
     parts = [flat.take(pa.array(range(part, count * len(array), count), pa.int64())) for part in range(count)]
-    words, sign = _viewed(parts[0]), pc.if_else(pc.less(parts[0], 0), -1, 0)
-    for part in parts[1:]:
-        words = pc.add(words, pc.multiply(_viewed(pc.subtract(part, sign)), _ODD_2))
-    return words
+    more = pa.scalar(0, _U64)
+    for lower, part in reversed(list(pairwise(parts))):
+        # Nothing is added by a word that only repeats the sign of the one below.
+        beyond = pc.subtract(part, pc.if_else(pc.less(lower, 0), -1, 0))
+        more = pc.multiply(pc.add(_viewed(beyond), more), _ODD_2)
+    return pc.add(_viewed(parts[0]), more)
 
 
 def _string_words(array: pa.Array) -> pa.Array:

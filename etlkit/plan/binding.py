@@ -69,7 +69,8 @@ class Bound:
         try:
             return self.run(batch)
         except StepError as failed:
-            raise InputError(f"{failed.expr}: {failed.error}", _remedy(str(failed.error))) from failed.error
+            where = "" if failed.expr is self.expr else f" in {self.expr}"
+            raise InputError(f"{failed.expr}{where}: {failed.error}", _remedy(str(failed.error))) from failed.error
 
     def run(self, batch: pa.RecordBatch) -> Datum:
         registers: list[Datum | None] = [None] * len(self.steps)
@@ -204,6 +205,8 @@ class _Binder:
     def _function(self, expr: Call) -> Operand:
         name = expr.name.removeprefix("fn.")
         known = pc.list_functions()
+        if name.endswith("_") and name not in known:
+            name = name[:-1]  # pyarrow writes and_, or_
         if name not in known:
             near = difflib.get_close_matches(name, known, 3)
             raise PlanError(
@@ -225,7 +228,7 @@ class _Binder:
                 )
             extra.append(argument.value)
         options = {key: _option(key, value) for key, value in expr.options}
-        call = getattr(pc, name)
+        call = getattr(pc, name, None) or getattr(pc, f"{name}_")
         return self.apply(expr, lambda *values: call(*values, *extra, **options), *inputs)
 
 

@@ -35,8 +35,11 @@ def natural(value: Any) -> pa.Scalar:
     return pa.scalar(value)
 
 
-def adapt(value: Any, kind: pa.DataType) -> pa.Scalar:
-    """``value`` as a scalar that suits an operand of type ``kind``. Raises what pyarrow raises where nothing suits."""
+def adapt(value: Any, kind: pa.DataType, *, aligned: bool = True) -> pa.Scalar:
+    """``value`` as a scalar that suits an operand of type ``kind``. Raises what pyarrow raises where nothing suits.
+
+    ``aligned``: a decimal takes at least the scale of the operand.
+    """
     if is_arrow(value):
         return value
     if value is None:
@@ -48,7 +51,7 @@ def adapt(value: Any, kind: pa.DataType) -> pa.Scalar:
         return _beside_float(value, kind)
     if number and pa.types.is_decimal(kind):
         exact = exact_number(value)
-        return natural(value) if exact is None else decimal_scalar(exact, kind.scale)
+        return natural(value) if exact is None else decimal_scalar(exact, kind.scale if aligned else 0)
     if pa.types.is_temporal(kind):
         return _beside_temporal(value, kind)
     if isinstance(value, str) and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):

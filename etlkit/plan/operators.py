@@ -141,7 +141,8 @@ def _pair(binder: Binder, expr: Call) -> tuple[Operand, Operand]:
 def _adapted(binder: Binder, literal: Expr, other: Operand, expr: Call) -> Operand:
     assert isinstance(literal, Literal)
     try:
-        return binder.constant(literal, literals.adapt(literal.value, other.type))
+        aligned = expr.name != "multiply"  # a factor keeps its own scale: the product's scale is their sum
+        return binder.constant(literal, literals.adapt(literal.value, other.type, aligned=aligned))
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise binder.wrong(expr, (other,), f"{literal} does not suit {other.type}: {error}") from error
 
@@ -306,6 +307,8 @@ def _comparison(binder: Binder, expr: Call) -> Operand:
     if pa.types.is_null(first.type) != pa.types.is_null(second.type):
         kind = second.type if pa.types.is_null(first.type) else first.type
         first, second = _converted(binder, first, kind), _converted(binder, second, kind)
+    if all(pa.types.is_timestamp(o.type) for o in (first, second)) and (first.type.tz is None) != (second.type.tz is None):
+        raise binder.wrong(expr, (first, second), "one has a time zone, the other has none")
     if _numbers(first, second):
         if _is_floating(first.type) or _is_floating(second.type):
             kind = _common_float(first.type, second.type)
