@@ -188,9 +188,9 @@ def _carry_on(points: list[Point], total: float, evenly: Curve | None) -> tuple[
     """(expected, upper) size at ``total``: what the fitted curves add to the size now."""
     done, now = points[-1]
     left = total - done
-    recent = points[-max(3, len(points) // 3) :]
     mean = max(0.0, now / done)
-    slope = max(0.0, typical_slope(recent))
+    smooth = _without_jumps(points)
+    slope = max(0.0, typical_slope(smooth[-max(3, len(points) // 3) :]))
     # Growth by a jump says nothing of the slope, so the curves may not promise more than the steeper of these two.
     steepest = max(slope * 1.1, mean)
     weighted = upper = 0.0
@@ -199,20 +199,27 @@ def _carry_on(points: list[Point], total: float, evenly: Curve | None) -> tuple[
         weighted += weight * added
         if weight > 0.05:
             upper = max(upper, added)
-    if _has_jump(points):
+    if smooth is not points:
         # No curve through the origin fits a step: go by the usual slope, and fear as many more jumps as there were.
         weighted, upper = slope * left, max(slope, mean) * left
     return now + weighted, now + upper
 
 
-def _has_jump(points: list[Point]) -> bool:
-    """More than half of all growth came in one step that was not also half of the work."""
+def _without_jumps(points: list[Point]) -> list[Point]:
+    """The same points, if growth was gradual; otherwise copies from which the jump is taken out.
+
+    A jump: more than half of all growth in one step that was not also a quarter of the work.
+    """
     size, work = points[-1][1] - points[0][1], points[-1][0] - points[0][0]
     # Growth of less than a quarter is noise around a steady size.
     if len(points) < 5 or size <= points[-1][1] / 4:
-        return False
-    steps = pairwise(points)
-    return any(b[1] - a[1] > size / 2 and b[0] - a[0] < work / 4 for a, b in list(steps)[1:])
+        return points
+    for place, (before, after) in enumerate(pairwise(points)):
+        jump = after[1] - before[1]
+        # The very first step is how a saturation begins.
+        if place > 0 and jump > size / 2 and after[0] - before[0] < work / 4:
+            return points[: place + 1] + [(done, value - jump) for done, value in points[place + 1 :]]
+    return points
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class Wall:
     def __init__(self, *, pool: str | None = None, root: Path = Path("/")) -> None:
         """``pool``: the backend of Arrow's default pool; asked from pyarrow if it is not given."""
         self._status: PseudoFile | None = open_if_there(root / "proc/self/status")
+        # A second one for the workers' questions: the sampler reads the first at the same time.
+        self._own_status: PseudoFile | None = open_if_there(root / "proc/self/status")
         self._placement: WallPlacement | None = None
         self._lock = threading.Lock()
         self.unavailable = self._why_not(pool)
@@ -90,11 +92,8 @@ class Wall:
         if self.unavailable:
             return
         with self._lock:
-            soft, hard = self._original
-            if placement is not None:
-                soft = placement.data_bytes if soft == resource.RLIM_INFINITY else min(soft, placement.data_bytes)
-            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
             self._placement = placement
+            self._set(None if placement is None else placement.data_bytes)
 
     def raise_to(self, limit_bytes: int | None, sample: MemorySample) -> WallPlacement | None:
         """``place`` and ``apply``: after every resize, and with every sample near the limit."""
@@ -108,13 +107,35 @@ class Wall:
         The buffer that failed was large; small ones fail next, and some native code ends the process then. This lets
         everyone else go on while the one who failed lets go of what it holds.
         """
-        placement = self._placement
-        if placement is not None:
-            self.apply(replace(placement, data_bytes=placement.data_bytes + placement.margin_bytes // 2))
+        with self._lock:
+            placement = self._placement
+            if placement is not None:
+                self._set(placement.data_bytes + placement.margin_bytes // 2)
+
+    def require(self, size_bytes: int, purpose: str) -> None:
+        """MemoryError now if this much may not be mapped under the wall. A no-op while there is none.
+
+        For native code that does not survive a failed malloc half-way (pyarrow 26 writing Parquet, ``to_pylist``): ask
+        before going in, and fail where failing is safe.
+        """
+        placement, status = self._placement, self._own_status
+        if placement is None or status is None:
+            return
+        with self._lock:
+            room_bytes = placement.data_bytes - field(status.read(), b"\nVmData:") * 1024
+        if size_bytes > room_bytes:
+            raise MemoryError(f"{purpose} needs {size_bytes} bytes, and {max(0, room_bytes)} are free under the wall")
 
     def lift(self) -> None:
         """Take it down."""
         self.apply(None)
+
+    def _set(self, data_bytes: int | None) -> None:
+        # A limit that somebody else has put there is kept if it is the lower one.
+        soft, hard = self._original
+        if data_bytes is not None:
+            soft = data_bytes if soft == resource.RLIM_INFINITY else min(soft, data_bytes)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
     def _why_not(self, pool: str | None) -> str | None:
         if not sys.platform.startswith("linux"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from etlkit.errors import ConfigError, EtlkitError
 from etlkit.memory import find_cpu_reader, find_reader
 from etlkit.memory.cgroup_v1 import CgroupV1Reader

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
-from etlkit.errors import EtlkitError
-from etlkit.memory import Grant, Ledger
 from hypothesis import given
 from hypothesis import strategies as st
+
+from etlkit.errors import EtlkitError
+from etlkit.memory import Grant, Ledger
 
 LONG_S = 30.0
 
