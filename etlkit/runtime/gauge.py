@@ -31,6 +31,9 @@ SPILL_S, SPILL_BYTES_PER_S = 0.1, 200 << 20
 """Assumed until measured: letting state go once (folding, writing it as a run, reading it back later)."""
 LEDGER_SHARE = 0.92
 """The ledger promises no more than this share of what the wall lets Arrow allocate; the rest goes to fragmentation."""
+STALL = 2.5
+"""What letting go of state costs beside writing it: workers that wait for room, splits undone at the wall, cache read again.
+Measured: docs/adr/0011."""
 
 
 @dataclass(slots=True)
@@ -108,8 +111,8 @@ class Gauge:
         raw_total = int(figures.raw_rows * max(1.0, figures.rows_total / figures.rows_in))
         groups = _groups_at(exchange, raw_total)
         raw = min(FULL_SPEED_FOLD_BYTES, raw_total * row_bytes(stage.output.combiner.raw_schema))
-        # A merge holds the old partials, the new ones and the result.
-        return raw + 2 * groups * width
+        # One generation is gathered while the one before it is folded and written; a merge holds old, new and result.
+        return 2 * raw + 2 * groups * width
 
     def spill_cost_s(self, figures: Figures) -> float:
         """Going on within the limit: how often what room there is fills up, times what letting it go takes."""
@@ -123,7 +126,7 @@ class Gauge:
         if bytes_left + figures.state_bytes <= room:
             return 0.0
         each_s = self.spill_s or SPILL_S + room / SPILL_BYTES_PER_S
-        return float(bytes_left / room * each_s)
+        return float(STALL * bytes_left / room * each_s)
 
     def rows_per_s(self) -> float:
         if len(self._rates) < 2:

@@ -28,6 +28,8 @@ from .gauge import Gauge, now_s
 from .opening import Opened, now
 
 PROGRESS_EVERY_S = 0.25
+EARLY_S, EARLY_LOOK_S = 5.0, 0.1
+"""The first seconds are when the forecast takes shape, and when a resize is cheapest: look more often."""
 RETRY_S = 1.0
 """Before a checkpoint that a stage's end needs is tried again."""
 PERMANENT = frozenset({Exit.BAD_INPUT, Exit.CONFIG, Exit.USAGE})
@@ -80,6 +82,7 @@ class Loop:
         self._limit_bytes: int | None = None
         self._give_up_at_s: float | None = None
         self._next_look_s = 0.0
+        self._began_s = now_s()
         self._next_progress_s = 0.0
         self._saved_splits = 0
         self._dirty_since_s: float | None = None
@@ -128,7 +131,8 @@ class Loop:
         if not first:
             self._step(observed)
         every_s = self.policy.checkpoint_every_s
-        self._next_look_s = at_s + min(interval_s(sample), every_s / 2 if every_s else 1.0)
+        longest_s = EARLY_LOOK_S if at_s < self._began_s + EARLY_S else 1.0
+        self._next_look_s = at_s + min(interval_s(sample), every_s / 2 if every_s else 1.0, longest_s)
         if at_s >= self._next_progress_s:
             self._next_progress_s = at_s + PROGRESS_EVERY_S
             self._progress()

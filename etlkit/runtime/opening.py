@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Phase, Snapshot, StateDir, open_store
@@ -84,13 +85,41 @@ def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, obje
     ]
     parts = fingerprint(request.job, request.parameters, request.pipelines, inventory)
     identity = request.run_id or run_id(parts)
-    state_dir = StateDir.open(open_store(request.state), request.lock_wait_s, keep=request.keep)
+    if not request.restart and (done := _done_before(request.state, identity)) is not None:
+        return done
+    state_dir = StateDir.open(
+        open_store(request.state), request.lock_wait_s, keep=request.keep, discard=request.restart
+    )
+    try:
+        return _take(request, plan, state_dir, identity, parts, inventory, limit_bytes, ended)
+    except BaseException:
+        state_dir.close()
+        raise
+
+
+def _done_before(state: str, identity: str) -> AlreadyDone | None:
+    """The same run, done: told without a lock and without touching a file."""
+    if "://" not in state and not Path(state).is_dir():
+        return None
+    found = StateDir.open(open_store(state), read_only=True).snapshot
+    if found is None or found.phase is not Phase.DONE or found.run_id != identity:
+        return None
+    return AlreadyDone(identity, sum(stage.rows_out for stage in found.stages.values()))
+
+
+def _take(
+    request: Request,
+    plan: Plan,
+    state_dir: StateDir,
+    identity: str,
+    parts: dict[str, str],
+    inventory: Sequence[tuple[str, int, str]],
+    limit_bytes: int | None,
+    ended: Mapping[str, object] | None,
+) -> Opened:
     found = state_dir.snapshot
     same = found is not None and found.run_id == identity and dict(found.fingerprint) == parts
     if found is not None and not request.restart:
-        if found.phase is Phase.DONE and found.run_id == identity:
-            state_dir.close()
-            return AlreadyDone(identity, sum(stage.rows_out for stage in found.stages.values()))
         if found.phase is not Phase.DONE and not same:
             raise _refused(found, parts, identity, inventory)
         if found.phase is Phase.FAILED:
