@@ -6,6 +6,7 @@ Each connection takes the next item of the script: an ``(status, body, headers)`
 
 from __future__ import annotations
 
+import copy
 import datetime
 import ipaddress
 import json
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from etlkit.units import MIB, parse_bytes
 
 RECORDED = Path(__file__).parent.parent / "recorded"
 
@@ -142,6 +145,59 @@ class ApiServer:
             lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}", "Connection: close"]
             lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() != "content-length"]
             sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+
+
+class Cluster:
+    """One pod. What the kubelet makes of a wanted size is set by the test; a PATCH moves generation and spec."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self.api = api
+        self.pod = copy.deepcopy(pod_body())
+        self.limit_file: int | None = 128 * MIB
+        self.kubelet: Callable[[int], None] = self.grant
+        self.lock = threading.Lock()
+        api.fallback = self.answer
+
+    def answer(self, call: Call) -> Reply:
+        with self.lock:
+            if call.method == "PATCH":
+                resources = call.json["spec"]["containers"][0]["resources"]
+                for side in ("limits", "requests"):
+                    self.pod["spec"]["containers"][0]["resources"][side].update(resources[side])
+                self.pod["metadata"]["generation"] += 1
+                reply = ok(copy.deepcopy(self.pod))
+                self.kubelet(parse_bytes(resources["limits"]["memory"]))
+                return reply
+            return ok(copy.deepcopy(self.pod))
+
+    def policy(self, memory: str) -> None:
+        self.pod["spec"]["containers"][0]["resizePolicy"] = [{"resourceName": "memory", "restartPolicy": memory}]
+
+    def conditions(self, *conditions: dict[str, str]) -> None:
+        self.pod["status"]["conditions"] = list(conditions)
+        self.pod["status"]["observedGeneration"] = self.pod["metadata"]["generation"]
+
+    def grant(self, limit_bytes: int) -> None:
+        self.conditions()
+        spec = self.pod["spec"]["containers"][0]["resources"]
+        self.pod["status"]["containerStatuses"][0]["resources"] = copy.deepcopy(spec)
+        self.limit_file = limit_bytes
+
+    def defer(self, limit_bytes: int) -> None:
+        if limit_bytes == self.limit_file:
+            self.conditions()
+        else:
+            self.conditions({"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "full"})
+
+    def infeasible(self, limit_bytes: int) -> None:
+        if limit_bytes == self.limit_file:
+            self.conditions()
+        else:
+            self.conditions({"type": "PodResizePending", "status": "True", "reason": "Infeasible", "message": "never"})
+
+    @property
+    def wanted(self) -> Any:
+        return self.pod["spec"]["containers"][0]["resources"]["limits"]["memory"]
 
 
 def make_certificates(folder: Path) -> tuple[Path, Path, Path]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kube_server import ApiServer, Call, Reply, certificates, ok, pod_body, server
+from kube_server import ApiServer, Call, Cluster, Reply, certificates, ok, server
 
 from etlkit.decide.events import ResizeOutcome, ResizeReported
 from etlkit.kube.answer import Kind
@@ -17,7 +16,7 @@ from etlkit.kube.client import Patience, PodClient
 from etlkit.kube.identity import Access, PodIdentity
 from etlkit.kube.outcome import Deadlines
 from etlkit.kube.resizer import Pace, Resizer
-from etlkit.units import GIB, MIB, parse_bytes
+from etlkit.units import GIB, MIB
 
 __all__ = ["certificates", "server"]
 
@@ -25,56 +24,6 @@ O = ResizeOutcome  # noqa: E741
 PATIENCE = Patience(connect_s=1, get_s=1, patch_s=0.5, tries=2, first_wait_s=0.01, longest_wait_s=0.02, budget_s=3)
 PACE = Pace(limit_file_s=0.005, first_poll_s=0.02, growth=1.2, longest_poll_s=0.05, unsure_s=0.5, facts_retry_s=0.05)
 WAIT_S = 10
-
-
-class Cluster:
-    """One pod. What the kubelet makes of a wanted size is set by the test; a PATCH moves generation and spec."""
-
-    def __init__(self, api: ApiServer) -> None:
-        self.api = api
-        self.pod = copy.deepcopy(pod_body())
-        self.limit_file: int | None = 128 * MIB
-        self.kubelet: Callable[[int], None] = self.grant
-        self.lock = threading.Lock()
-        api.fallback = self.answer
-
-    def answer(self, call: Call) -> Reply:
-        with self.lock:
-            if call.method == "PATCH":
-                resources = call.json["spec"]["containers"][0]["resources"]
-                for side in ("limits", "requests"):
-                    self.pod["spec"]["containers"][0]["resources"][side].update(resources[side])
-                self.pod["metadata"]["generation"] += 1
-                reply = ok(copy.deepcopy(self.pod))
-                self.kubelet(parse_bytes(resources["limits"]["memory"]))
-                return reply
-            return ok(copy.deepcopy(self.pod))
-
-    def conditions(self, *conditions: dict[str, str]) -> None:
-        self.pod["status"]["conditions"] = list(conditions)
-        self.pod["status"]["observedGeneration"] = self.pod["metadata"]["generation"]
-
-    def grant(self, limit_bytes: int) -> None:
-        self.conditions()
-        spec = self.pod["spec"]["containers"][0]["resources"]
-        self.pod["status"]["containerStatuses"][0]["resources"] = copy.deepcopy(spec)
-        self.limit_file = limit_bytes
-
-    def defer(self, limit_bytes: int) -> None:
-        if limit_bytes == self.limit_file:
-            self.conditions()
-        else:
-            self.conditions({"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "full"})
-
-    def infeasible(self, limit_bytes: int) -> None:
-        if limit_bytes == self.limit_file:
-            self.conditions()
-        else:
-            self.conditions({"type": "PodResizePending", "status": "True", "reason": "Infeasible", "message": "never"})
-
-    @property
-    def wanted(self) -> Any:
-        return self.pod["spec"]["containers"][0]["resources"]["limits"]["memory"]
 
 
 class Job:
