@@ -42,7 +42,7 @@ class EventLog:
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
         """Write one event, stamped with the time. Returns it as it was written. Never raises for a full or broken disk."""
-        record = {"event": event, "at": stamp(), **fields}
+        record = {"event": event, "at": "", **fields, "at": stamp()}
         line = orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
         try:
             self._write(line)
