@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
+from .lock import FileLock
 from .store import Bytes
 
 
@@ -80,6 +82,11 @@ class Disk:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    def lock(self, path: str, wait_s: float) -> FileLock | None:
+        """``StateBusyError`` if another process holds it after ``wait_s``; None where there are no locks."""
+        lock = FileLock(Path(path))
+        return lock if lock.acquire(wait_s) else None
 
     def revalidate(self, path: str) -> None:
         """Opening a folder makes an NFS client ask the server whether its entries have changed."""

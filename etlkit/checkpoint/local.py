@@ -38,7 +38,7 @@ _NO_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSU
 
 declare("run.written", "run.synced", "run.folder_synced", "list.written", "list.synced", "list.folder_synced")
 declare("manifest.written", "manifest.synced", "manifest.claimed", "manifest.linked")
-declare("manifest.folder_synced", "manifest.temp_removed", "floor.written", "floor.synced", "floor.renamed")
+declare("manifest.folder_synced", "manifest.temp_removed", "floor.written", "floor.renamed")
 
 
 class LocalStore:
@@ -130,7 +130,7 @@ class LocalStore:
         folder, _, plain = path.rpartition("/")
         temporary = f"{folder}/.{plain}.{tag}-{secrets.token_hex(4)}.tmp"
         try:
-            self._write_synced(temporary, content, "manifest")
+            self._write_synced(temporary, content)
             if self._reserves:
                 self.reserve(name)
                 if self.exists(name):
@@ -161,10 +161,14 @@ class LocalStore:
         folder, _, plain = path.rpartition("/")
         temporary = f"{folder}/.{plain}.{secrets.token_hex(4)}.tmp"
         try:
-            self._write_synced(temporary, content, "floor")
+            handle = self._disk.create(temporary)
+            try:
+                _write_all(self._disk, handle, content)
+            finally:
+                self._disk.close(handle)
+            reach("floor.written")
             self._disk.rename(temporary, path)
             reach("floor.renamed")
-            self._disk.fsync_folder(folder)
         except OSError as error:
             self._discard(temporary)
             raise io_error("write", path, error) from error
@@ -202,8 +206,7 @@ class LocalStore:
         return True
 
     def lock(self, wait_s: float) -> FileLock | None:
-        lock = FileLock(self._root / "writer.lock")
-        return lock if lock.acquire(wait_s) else None
+        return self._disk.lock(f"{self._root}/writer.lock", wait_s)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -247,13 +250,13 @@ class LocalStore:
             "put the state on a local disk, a block-device PVC, NFS or an object store (--state s3://…)",
         )
 
-    def _write_synced(self, path: str, content: bytes, kind: str) -> None:
+    def _write_synced(self, path: str, content: bytes) -> None:
         handle = self._disk.create(path)
         try:
             _write_all(self._disk, handle, content)
-            reach(f"{kind}.written")
+            reach("manifest.written")
             self._disk.fsync(handle)
-            reach(f"{kind}.synced")
+            reach("manifest.synced")
         finally:
             self._disk.close(handle)
 

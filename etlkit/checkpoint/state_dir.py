@@ -499,7 +499,8 @@ class StateDir:
         return refs, counts, written
 
     def _list_name(self, made: list[str]) -> str:
-        made.append(self._new_name("lists", "", ".json"))
+        # With our own mark: a writer that died before its claim was true may have left one of the same number and epoch.
+        made.append(self._new_name("lists", "", f"-{self._writer}.json"))
         return made[-1]
 
     def _new_name(self, folder: str, prefix: str, ending: str) -> str:

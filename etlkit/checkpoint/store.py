@@ -99,7 +99,8 @@ class Store(Protocol):
         ...
 
     def replace(self, name: str, content: bytes) -> None:
-        """Make ``content`` durable under ``name``, whatever was there; a reader sees the old or the new, whole."""
+        """Put ``content`` under ``name``, whatever was there; a reader sees the old or the new, whole. Need not survive a power
+        loss."""
         ...
 
     def create(self, name: str) -> Target:
