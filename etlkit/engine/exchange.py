@@ -190,7 +190,7 @@ class ExchangeState:
             partials = [merged]
         with self._lock:
             cell.partials = partials
-        return sum(one.nbytes for one in partials) - before
+        return int(sum(one.nbytes for one in partials)) - before
 
 
 def fold_raw(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:

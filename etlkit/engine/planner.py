@@ -26,7 +26,7 @@ from .widths import row_bytes
 
 SINK_SPLIT_BYTES = 32 * 1024 * 1024
 """Encoded input bytes of a split whose rows go to a sink: one split is one part."""
-EXCHANGE_SPLIT_BYTES = 4 * 1024 * 1024
+EXCHANGE_SPLIT_BYTES = 2 * 1024 * 1024
 """Encoded input bytes of a split whose rows go to an exchange: small, since a split counts only when it is whole."""
 PARTITION_BYTES = 8 * 1024 * 1024
 MIN_PARTITIONS, MAX_PARTITIONS = 8, 512

@@ -110,23 +110,63 @@ def run_and_kill(call: list[str], cwd: Path, after_s: float) -> int:
         return process.wait()
 
 
-def test_sigterm_checkpoints_and_repeats_nothing(lineitem, tmp_path, etlkit_command):
-    call = [*arguments("part_revenue", lineitem, tmp_path / "state", tmp_path / "out"), "--workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "etlkit", *call], env=environment(), cwd=tmp_path)
-    wait_for_splits(tmp_path / "state", 3)
-    process.send_signal(signal.SIGTERM)
-    code = process.wait(timeout=60)
-    if code == 0:
-        pytest.skip("the job was done before the signal came")
-    assert code == 75
+SLOW = """
+import time
+import etlkit as ek
+
+def slowly(batch):
+    time.sleep(0.1)
+    return batch
+
+@ek.job
+def slow(src: str, out: str) -> ek.Pipeline:
+    return (
+        ek.read_parquet(src).select("l_partkey", "l_extendedprice").map_batches(slowly)
+        .group_by("l_partkey").agg(dearest=ek.max("l_extendedprice"), lines=ek.count()).write_parquet(out)
+    )
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_checkpoints_and_nothing_is_repeated(number, lineitem, tmp_path, etlkit_command):
+    (tmp_path / "slow.py").write_text(SLOW)
+    call = [
+        "run",
+        "slow.py",
+        "--set",
+        f"src={lineitem}",
+        "--set",
+        f"out={tmp_path}/out",
+        "--state",
+        "state",
+        "--progress",
+        "none",
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etlkit", *call], env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_splits(tmp_path / "state", 2)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, said
+    assert "the same command goes on" in said
     before = show(tmp_path / "state")
     assert before["status"] == "interrupted"
+    assert 0 < before["rows_in"] < count_rows(lineitem)
     assert etlkit_command(*call, cwd=tmp_path).returncode == 0
     story = show(tmp_path / "state")
+    assert [attempt["ended_by"] for attempt in story["attempts"]] == [number.name, "done"]
     assert story["attempts"][1]["resumed_from"] is not None
-    rows = count_rows(lineitem)
-    assert story["rows_in"] == rows
-    assert_same(read_output(tmp_path / "out"), part_revenue(lineitem), ["l_partkey"])
+    assert story["rows_in"] == count_rows(lineitem), "every row counted once"
+    events = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
+    seen = next(event["rows_in"] for event in events if event["event"] == "attempt_ended")
+    assert seen == before["rows_in"], "what was read before the signal was all committed"
+    found = duckdb.sql(
+        f"select l_partkey, max(l_extendedprice) dearest, count(*) as lines from '{lineitem}/*.parquet' group by 1"
+    )
+    assert_same(read_output(tmp_path / "out"), found.to_arrow_table(), ["l_partkey"])
 
 
 def wait_for_splits(state: Path, splits: int) -> None:
