@@ -41,8 +41,11 @@ class EventLog:
         self._fd: int | None = None
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
-        """Write one event, stamped with the time. Returns it as it was written. Never raises for a full or broken disk."""
-        record = {"event": event, "at": "", **fields, "at": stamp()}
+        """Write one event, stamped with the time (a field of that name does not count). Returns it as it was written.
+
+        Never raises for a full or broken disk.
+        """
+        record = {"event": event, "at": stamp(), **{name: value for name, value in fields.items() if name != "at"}}
         line = orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
         try:
             self._write(line)

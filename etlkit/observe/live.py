@@ -90,6 +90,9 @@ class Live:
         self.attempt = number
         self.ended = False
         self.limit_bytes = event.get("limit_bytes")
+        if self.wanted_bytes is not None and self.limit_bytes == self.wanted_bytes:
+            self.wanted_bytes = None  # granted while nobody was there to be told
+            self.resizes += 1
         self.used_bytes = self.reserved_bytes = self.projected_bytes = self.state_bytes = None
         self.rows_per_s = self.remaining_s = None
         self.level = "calm"

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TextIO
 
 from ..units import format_bytes, format_seconds
 from .live import Live
-from .sentences import sentence
+from .sentences import Teller
 
 PLAIN_EVERY = timedelta(seconds=3)
 
@@ -82,12 +82,13 @@ class Plain:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = Live()
+        self._teller = Teller()
         self._figures_at: datetime | None = None
 
     def feed(self, event: Mapping[str, Any]) -> None:
         live = self._live
         live.take(event)
-        told = sentence(event)
+        told = self._teller.tell(event)
         if told is not None:
             self._line(told.text)
         elif event.get("event") == "progress" and self._due():

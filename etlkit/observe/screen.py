@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..units import format_bytes, format_seconds
 from .live import Live
-from .sentences import Tone, sentence
+from .sentences import Teller, Tone
 
 _TONES = {Tone.PLAIN: "", Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "bold red"}
 _MARKS = {Tone.PLAIN: "·", Tone.GOOD: "✓", Tone.WARN: "▲", Tone.BAD: "✗"}
@@ -29,6 +29,7 @@ class Screen:
     def __init__(self, stream: TextIO, console: Console | None = None) -> None:
         self.console = console if console is not None else Console(file=stream, highlight=False)
         self.live = Live()
+        self._teller = Teller()
         self._region = Region(
             console=self.console,
             auto_refresh=False,
@@ -43,7 +44,7 @@ class Screen:
         if not self._open:
             self._region.start()
             self._open = True
-        told = sentence(event)
+        told = self._teller.tell(event)
         if told is not None:
             self.console.print(_line(live.elapsed_s, told.text, told.tone))
         self._region.update(panel(live, self.console.width), refresh=True)
@@ -72,7 +73,7 @@ def panel(live: Live, width: int) -> RenderableType:
     bar_width = max(16, min(60, width - 30))
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", width=8, no_wrap=True)
-    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_column(width=max(20, width - 10), no_wrap=True, overflow="ellipsis")
     share = live.splits_done / live.splits_total if live.splits_total else 0.0
     progress = _bar(share, bar_width, "cyan")
     progress.append(f" {100 * share:3.0f} %")

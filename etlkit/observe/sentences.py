@@ -1,6 +1,7 @@
 """Each event as one line of plain English, for the display, the log and the story.
 
-Covers the wording only. An event without a sentence (``progress``, a periodic checkpoint) is for figures, not for reading.
+Covers the wording only. An event without a sentence (``progress``, a periodic checkpoint) is for figures, not for reading, and so is
+one that says again what was just said.
 """
 
 from __future__ import annotations
@@ -14,6 +15,19 @@ from ..units import format_bytes, format_seconds
 
 PERIODIC = "interval"
 """How the reason of a checkpoint begins that came because its time had come."""
+
+_CODES: Mapping[Any, str] = {
+    1: "an unexpected failure",
+    2: "usage",
+    65: "bad input",
+    73: "the state is in use",
+    74: "the state could not be written or read",
+    75: "checkpointed, work left",
+    77: "refused by the cluster",
+    78: "configuration or plan",
+    137: "SIGKILL",
+    143: "SIGTERM",
+}
 
 _Event = Mapping[str, Any]
 
@@ -31,8 +45,34 @@ class Sentence:
     tone: Tone = Tone.PLAIN
 
 
+class Teller:
+    """Tells events in order, and a reason or a request's outcome only once."""
+
+    def __init__(self) -> None:
+        self._reason: object = None
+        self._resize: object = None
+
+    def tell(self, event: _Event) -> Sentence | None:
+        """None where there is nothing that a person would want to read."""
+        match event.get("event"):
+            case "resize":
+                outcome = (event.get("outcome"), event.get("to_bytes"), event.get("from_bytes"))
+                if outcome == self._resize:
+                    return None
+                self._resize = outcome
+            case "allocation_failed":
+                self._reason = "an allocation failed"
+            case "decision":
+                reason = str(event.get("reason"))
+                if self._reason is not None and reason.startswith(str(self._reason)):
+                    event = {**event, "reason": None}
+                else:
+                    self._reason = reason
+        return sentence(event)
+
+
 def sentence(event: _Event) -> Sentence | None:
-    """What to tell about this event; None where there is nothing that a person would want to read."""
+    """What to say about this event alone."""
     told = _TELLERS.get(str(event.get("event")))
     return told(event) if told is not None else None
 
@@ -85,16 +125,16 @@ def _level(event: _Event) -> Sentence:
 
 
 def _decision(event: _Event) -> Sentence | None:
-    reason = event.get("reason")
+    why = f": {event['reason']}" if event.get("reason") else ""
     match event.get("instruction"):
         case "SetWorkers":
-            return Sentence(f"{_count(event.get('workers'), 'worker')} from now on: {reason}")
+            return Sentence(f"{_count(event.get('workers'), 'worker')} from now on{why}")
         case "SetSliceRows":
-            return Sentence(f"slices of {rows(event.get('rows'))} rows from now on: {reason}")
+            return Sentence(f"slices of {rows(event.get('rows'))} rows from now on{why}")
         case "ReleasePools":
-            return Sentence(f"gives freed memory back: {reason}")
+            return Sentence(f"gives freed memory back{why}")
         case "Drain":
-            return Sentence(f"starts no more splits: {reason}", Tone.WARN)
+            return Sentence(f"starts no more splits{why}", Tone.WARN)
     return None  # asking, withdrawing and leaving have events of their own
 
 
@@ -112,7 +152,8 @@ def _resize(event: _Event) -> Sentence:
     said = f": {message}" if message else ""
     match event.get("outcome"):
         case "requested":
-            return Sentence(f"asks for {to} in place of {before}: {event.get('reason')}", Tone.WARN)
+            why = str(event.get("reason") or "").partition("; asking for ")[0]
+            return Sentence(f"asks for {to} in place of {before}: {why}", Tone.WARN)
         case "in_progress":
             return Sentence(f"the resize to {to} is being carried out", Tone.WARN)
         case "actuated":
@@ -177,7 +218,8 @@ def _container_exited(event: _Event) -> Sentence | None:
     again = "" if wait is None else "; starting again" if wait < 1 else f"; starting again in {format_seconds(wait)}"
     if event.get("oom_killed"):
         return Sentence(f"OOM kill: the container was killed at its memory limit{again}", Tone.BAD)
-    return Sentence(f"the container ended with {event.get('exit_code')} ({event.get('reason')}){again}", Tone.WARN)
+    code = event.get("exit_code")
+    return Sentence(f"the container ended with {code} ({_CODES.get(code, event.get('reason'))}){again}", Tone.WARN)
 
 
 def _checkpoint_failed(event: _Event) -> Sentence:
