@@ -251,6 +251,27 @@ class AnyHistory(RuleBasedStateMachine):
                 Observed(self.later(dt), self.limit, now, 0, now // 2, peak, least, 0.5, 700.0, 60.0, 1.0, 0.0, done)
             )
 
+    @precondition(lambda self: self.limit is not None and self.alive())
+    @rule(waited=st.sampled_from([0.0, 11.0, 400.0]), times=st.floats(1.2, 5), committed=st.integers(0, 3))
+    def pressed(self, waited: float, times: float, committed: int) -> None:
+        """A need beyond doubt, after a wait that ends most cool-downs: whoever may ask, asks."""
+        assert self.limit is not None
+        if self.judge.saving:
+            self.committed(0.1, 0.1)
+        need = int(times * self.limit)
+        self.later(waited)
+        for _ in range(3):
+            self.feed(Observed(self.later(0.1), self.limit, need // 9, 0, 0, need, need, 0.0, None, 60.0, 1.0, 0.0, 1))
+        if self.judge.saving and committed:
+            self.committed(0.1, 0.1)
+
+    @precondition(lambda self: self.judge.asked is not None and self.judge.sent)
+    @rule(dt=st.floats(0, 1), chance=st.integers(0, 3), code=st.sampled_from([0, 65]), again=st.floats(0, 20))
+    def work_failed_in_flight(self, dt: float, chance: int, code: int, again: float) -> None:
+        if chance == 0:
+            self.feed(WorkFailed(self.later(dt), code, "column x is missing"))
+            self.feed(WorkFinished(self.later(again)))
+
     @rule(dt=SECONDS, tries=st.integers(1, 9), floor=st.booleans(), needed=BYTES, times=st.integers(1, 12))
     def allocation_failed(self, dt: float, tries: int, floor: bool, needed: int, times: int) -> None:
         for n in range(times):
