@@ -146,7 +146,7 @@ class PodClient:
         except ssl.SSLError as error:
             # Before the request: not the server we were told of. After it: the connection broke.
             return Answer(Kind.RESET if sent else Kind.TLS, message=_words(error), may_be_applied=bool(sent))
-        except (http.client.RemoteDisconnected, ConnectionError) as error:
+        except (http.client.RemoteDisconnected, http.client.IncompleteRead, ConnectionError) as error:
             return Answer(Kind.RESET if sent else Kind.UNREACHED, message=_words(error), may_be_applied=bool(sent))
         except (http.client.HTTPException, wire.TooMuchError) as error:
             return Answer(Kind.MALFORMED, message=_words(error), may_be_applied=bool(sent))

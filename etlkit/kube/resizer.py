@@ -127,8 +127,9 @@ class Resizer:
                     self._ask(command.to_bytes)
             except _Closed:
                 return
-            except (MemoryError, OSError) as error:
-                # The wall stops allocations in this thread too, just when memory is asked for.
+            except Exception as error:
+                # The wall stops allocations in this thread too, just when memory is asked for. Whatever it was: a
+                # thread that ended silently would leave the job with nobody to ask.
                 self._asked.set()
                 self._report(Standing(ResizeOutcome.UNREACHABLE, f"could not ask: {type(error).__name__} {error}"))
                 self._tracker = None

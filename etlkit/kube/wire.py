@@ -89,6 +89,8 @@ def call(
             content = response.read(MAX_BODY_BYTES + 1)
             if len(content) > MAX_BODY_BYTES:
                 raise TooMuchError(f"the answer is longer than {MAX_BODY_BYTES} bytes")
+            if response.length:  # http.client says nothing of it when it was asked for an amount
+                raise ConnectionResetError(f"closed with {response.length} bytes of the answer missing")
             return response.status, content, response.getheader("Retry-After")
     finally:
         connection.close()

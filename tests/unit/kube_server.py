@@ -57,7 +57,7 @@ def pod_body(name: str = "get-running") -> Any:
 
 class ApiServer:
     """Faults by name: ``reset`` (after the request), ``silent`` (never answers), ``drip`` (a byte at a time),
-    ``garbage``, ``half`` (closes in the middle of the body)."""
+    ``garbage``, ``half`` and ``half-chunk`` (close in the middle of the body). ``chunked`` is no fault."""
 
     def __init__(self, folder: Path, cert: Path, key: Path, ca: Path) -> None:
         self.script: list[Step] = []
@@ -139,6 +139,11 @@ class ApiServer:
             sock.sendall(b"220 mail.example ESMTP\r\n")
         elif reply == "half":
             sock.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"kind": "Pod"')
+        elif reply == "chunked":
+            head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            sock.sendall(head + b'6\r\n{"kind\r\n8\r\n":"Pod"}\r\n0\r\n\r\n')
+        elif reply == "half-chunk":
+            sock.sendall(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"ki')
         elif isinstance(reply, tuple):
             status, body, headers = reply
             content = body if isinstance(body, bytes) else json.dumps(body).encode()

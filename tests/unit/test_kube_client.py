@@ -183,11 +183,24 @@ def test_nobody_listens(server: ApiServer) -> None:
     assert (answer.kind, answer.may_be_applied) == (Kind.UNREACHED, False)
 
 
-@pytest.mark.parametrize("fault", ["garbage", "half"])
-def test_what_is_no_api_server(server: ApiServer, client: PodClient, pod: PodView, fault: str) -> None:
-    server.fallback = fault
+def test_what_is_no_api_server(server: ApiServer, client: PodClient, pod: PodView) -> None:
+    server.fallback = "garbage"
     answer = client.resize_memory(MIB, pod)
     assert answer.kind is Kind.MALFORMED and answer.may_be_applied
+
+
+@pytest.mark.parametrize("fault", ["half", "half-chunk"])
+def test_an_answer_that_breaks_off(server: ApiServer, client: PodClient, pod: PodView, fault: str) -> None:
+    server.script = [fault]
+    answer = client.resize_memory(MIB, pod)
+    assert answer.kind is Kind.RESET and answer.may_be_applied
+    server.script = [fault, fault]
+    assert client.get_pod().ok
+
+
+def test_a_chunked_answer(server: ApiServer, client: PodClient) -> None:
+    server.script = ["chunked"]
+    assert client.get_pod().body == {"kind": "Pod"}
 
 
 def test_an_endless_body_is_cut(server: ApiServer, client: PodClient) -> None:
