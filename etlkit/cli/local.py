@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from .run import add_job_arguments
 
 if TYPE_CHECKING:
-    from ..node.node import JobHandle, PodResult
+    from ..node.controller import JobHandle, PodResult
     from ..observe.progress import Renderer
     from ..settings import Settings
 

@@ -53,7 +53,7 @@ class Surroundings:
     on_event: Callable[[Json], None] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ContainerState:
     """One container of the pod, with what the status does not say."""
 

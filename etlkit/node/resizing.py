@@ -166,13 +166,14 @@ class Resizing:
         return False
 
     def _restart_for(self, item: ContainerState, generation: int) -> None:
-        if generation == self.observed and item.process is not None and not item.stopping and not self._owner.deleting:
+        due = generation == self.observed and item.process is not None and item in self._open()
+        if due and not item.stopping and not self._owner.deleting:
             self._owner.terminate(item, "resize", float(self._owner.pod["spec"]["terminationGracePeriodSeconds"]))
 
     def _apply_live(self, item: ContainerState, generation: int) -> None:
         """Writes the limit file. A shrink below use, page cache counted, is not tried by the kubelet (F5)."""
         owner, process, run = self._owner, item.process, item.run
-        if generation != self.observed or process is None or run is None or owner.deleting:
+        if generation != self.observed or process is None or run is None or owner.deleting or item not in self._open():
             return
         before, after = spec.limit_bytes(item.view.actual), spec.limit_bytes(item.view.allocated)
         shrinks = after is not None and (before is None or after < before)

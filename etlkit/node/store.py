@@ -27,11 +27,15 @@ class Store:
         self.pods: dict[Key, Json] = {}
         self.jobs: dict[Key, Json] = {}
         self.events: list[Json] = []
+        self.watchers: list[Callable[[Json], None]] = []
+        """Each is called with a copy of every object that changes, as a watch would see it."""
 
     def touch(self, obj: Json) -> None:
         """The object has changed: a new version of it is there to be read."""
         self._version += 1
         obj["metadata"]["resourceVersion"] = str(self._version)
+        for watcher in self.watchers:
+            watcher(copy.deepcopy(obj))
         self._changed.notify_all()
 
     def notify(self) -> None:
