@@ -15,8 +15,18 @@ from ..errors import PlanError
 from .sink import Sink
 from .source import Source
 
-_SOURCES = {"parquet": (".parquet", "ParquetSource")}
-_SINKS = {"parquet": (".parquet_sink", "ParquetSink")}
+_SOURCES = {
+    "parquet": (".parquet", "ParquetSource"),
+    "csv": (".csv", "CsvSource"),
+    "json": (".jsonl", "JsonLinesSource"),
+    "ipc": (".ipc", "IpcSource"),
+}
+_SINKS = {
+    "parquet": (".parquet_sink", "ParquetSink"),
+    "csv": (".text_sinks", "CsvSink"),
+    "json": (".text_sinks", "JsonLinesSink"),
+    "ipc": (".ipc", "IpcSink"),
+}
 
 
 def open_source(format: str, paths: Sequence[str], options: Mapping[str, Any]) -> Source:

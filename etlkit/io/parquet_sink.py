@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ..errors import ConfigError
 from ..plan.nodes import IfExists
+from .collector import Collector
 from .folder_sink import FolderSink
 from .part_file import PartFile
 
@@ -55,10 +56,9 @@ class ParquetSink(FolderSink):
         return _RowGroupWriter(file, first, self.compression, self.row_group_rows)
 
 
-class _RowGroupWriter:
-    """Collects batches until they make a row group."""
-
+class _RowGroupWriter(Collector):
     def __init__(self, file: PartFile, first: pa.RecordBatch, compression: str, row_group_rows: int) -> None:
+        super().__init__(first.schema, row_group_rows, ROW_GROUP_BYTES)
         self._writer = pq.ParquetWriter(
             file,
             first.schema,
@@ -66,26 +66,9 @@ class _RowGroupWriter:
             compression_level=1 if compression == "zstd" else None,
             use_dictionary=dictionary_columns(first),
         )
-        self._schema = first.schema
-        self._row_group_rows = row_group_rows
-        self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
-        self.buffered_bytes = 0
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        if self._waiting and self._rows + batch.num_rows > self._row_group_rows:
-            self.flush()
-        self._waiting.append(batch)
-        self._rows += batch.num_rows
-        self.buffered_bytes += batch.nbytes
-        if self._rows >= self._row_group_rows or self.buffered_bytes >= ROW_GROUP_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._waiting:
-            table = pa.Table.from_batches(self._waiting, self._schema)
-            self._writer.write_table(table, row_group_size=self._row_group_rows)
-            self._waiting, self._rows, self.buffered_bytes = [], 0, 0
+    def emit(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=self._max_rows)
 
     def close(self) -> None:
         self.flush()
