@@ -89,7 +89,10 @@ class FsspecStore:
         plain = {path.rstrip("/").rpartition("/")[2] for path in self._call("list", self._root, look)}
         return sorted(name for name in plain - {"manifests", "runs", "lists", ""} if not name.startswith("."))
 
-    def names(self, folder: str) -> dict[str, int]:
+    def names(self, folder: str) -> list[str]:
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
         place = self._path(folder)
 
         def look() -> dict[str, int]:

@@ -76,18 +76,25 @@ class LocalStore:
         ours = _COMPANIONS.union(FOLDERS)
         return sorted(name for name in found if name not in ours and not name.startswith("."))
 
-    def names(self, folder: str) -> dict[str, int]:
+    def names(self, folder: str) -> list[str]:
         place = self._path(folder)
-        found: dict[str, int] = {}
         try:
-            for name in self._disk.list(place):
-                # It may go while we look: another run's collection, or our own.
-                with contextlib.suppress(FileNotFoundError):
-                    found[f"{folder}/{name}"] = self._disk.stat(f"{place}/{name}").length
+            return [f"{folder}/{name}" for name in self._disk.list(place)]
         except FileNotFoundError:
-            return {}
+            return []
         except OSError as error:
             raise io_error("list", place, error) from error
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name in self.names(folder):
+            path = self._path(name)
+            try:
+                found[name] = self._disk.stat(path).length
+            except FileNotFoundError:
+                continue  # collected by a live run while we look
+            except OSError as error:
+                raise io_error("look at", path, error) from error
         return found
 
     def read(self, name: str) -> bytes | None:

@@ -131,7 +131,7 @@ class StateDir:
 
     def bytes_on_disk(self) -> int:
         """Everything below the state directory that checkpoints put there, temporary files included."""
-        return sum(sum(self._store.names(folder).values()) for folder in ("manifests", "runs", "lists"))
+        return sum(sum(self._store.sizes(folder).values()) for folder in ("manifests", "runs", "lists"))
 
     def verify(self) -> list[Problem]:
         """Read every byte that the kept checkpoints refer to (runs and lists; parts are the sinks')."""
@@ -215,7 +215,7 @@ class StateDir:
             floor = keeping[0].base
             needed = set[str]().union(self._pending, *(generation.names for generation in keeping))
             doomed: dict[str, int] = {}
-            for name, length in self._store.names("manifests").items():
+            for name, length in self._store.sizes("manifests").items():
                 number, epoch = number_of(name), epoch_of(name)
                 old = number is not None and (number < floor or (name.endswith(".claim") and number <= last.id))
                 stale = number is None and epoch is not None and epoch <= self._epoch
@@ -224,7 +224,7 @@ class StateDir:
             if any(name.endswith(".json") for name in doomed) and _floor(self._store) < floor:
                 self._store.replace(FLOOR, wrap({"format": 1, "below": floor}))
             for folder in ("runs", "lists"):
-                for name, length in self._store.names(folder).items():
+                for name, length in self._store.sizes(folder).items():
                     epoch = epoch_of(name)
                     if name not in needed and epoch is not None and epoch <= self._epoch:
                         doomed[name] = length

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -75,8 +75,12 @@ class Store(Protocol):
         """Top-level names in the state directory that etlkit does not put there."""
         ...
 
-    def names(self, folder: str) -> Mapping[str, int]:
-        """Length by full name of the files below ``folder``, temporary ones included. On some stores this lags."""
+    def names(self, folder: str) -> Sequence[str]:
+        """Full names of the files in ``folder``, temporary ones included. On some stores this lags."""
+        ...
+
+    def sizes(self, folder: str) -> Mapping[str, int]:
+        """``names`` with the length of each."""
         ...
 
     def read(self, name: str) -> bytes | None:

@@ -82,11 +82,13 @@ class SimDisk(Disk):
         self._folders: dict[str, dict[str, int]] = {"/": {}}
         self._handles: dict[int, int] = {}
         self._numbers = itertools.count(3)
+        self._links: dict[int, int] = {}
         for folder, files in (folders or {}).items():
             self._folders[folder] = {}
             for name, content in files.items():
                 inode = next(self._numbers)
                 self._inodes[inode] = bytearray(content)
+                self._links[inode] = 1
                 self._folders[folder][name] = inode
 
     def mark(self, note: object) -> None:
@@ -107,6 +109,7 @@ class SimDisk(Disk):
         self._inodes[inode] = bytearray()
         self._paths[inode] = path
         folder[name] = inode
+        self._links[inode] = 1
         self.log.append(Name(path, inode))
         return self._handle(inode)
 
@@ -145,8 +148,7 @@ class SimDisk(Disk):
         if path in self._folders:
             return Stat((0, 0), 2, 0, True)
         inode = self._find(path)
-        links = sum(found == inode for names in self._folders.values() for found in names.values())
-        return Stat((0, inode), links, len(self._inodes[inode]), False)
+        return Stat((0, inode), self._links[inode], len(self._inodes[inode]), False)
 
     def link(self, source: str, target: str) -> None:
         inode = self._find(source)
@@ -154,18 +156,21 @@ class SimDisk(Disk):
         if name in folder:
             raise _error(errno.EEXIST, target)
         folder[name] = inode
+        self._links[inode] += 1
         self.log.append(Name(target, inode))
 
     def rename(self, source: str, target: str) -> None:
         inode = self._find(source)
         target_folder, target_name = self._split(target)
         source_folder, source_name = self._split(source)
+        if target_name in target_folder:
+            self._links[target_folder[target_name]] -= 1
         target_folder[target_name] = inode
         del source_folder[source_name]
         self.log.append(Rename(source, target, inode))
 
     def unlink(self, path: str) -> None:
-        self._find(path)
+        self._links[self._find(path)] -= 1
         folder, name = self._split(path)
         del folder[name]
         self.log.append(Unlink(path))
