@@ -164,6 +164,8 @@ def compute_placement(
     # Code that is mapped could be taken, and the process would read it in again at every step: that is the thrashing
     # that comes before the kill.
     others_bytes = strangers_bytes + kernel_bytes + pinned_cache_bytes + sample.mapped_bytes
+    # Only stacks are let off. Other memory that is mapped and untouched (the unused half of a buffer that was doubled,
+    # holes in the heap) is often touched before the next placement: half of it let off, one run in sixteen was killed.
     untouched_stack_bytes = min(stack_bytes, max(0, mapped_data_bytes - own_anon_bytes))
     data_bytes = limit_bytes - margin_bytes - others_bytes + untouched_stack_bytes
     # Half of the margin is for ourselves when the workers are refused.
