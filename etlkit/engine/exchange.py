@@ -183,14 +183,14 @@ class ExchangeState:
         """Add partials to a cell, merging once as much has come as was there. Change of its partials' bytes."""
         partials = [*cell.partials, table]
         rows = sum(one.num_rows for one in partials)
-        before = sum(one.nbytes for one in cell.partials)
+        before: int = sum(one.nbytes for one in cell.partials)
         if len(partials) > 1 and rows >= 2 * cell.merged_rows:
             merged = self.combiner.merge(pa.concat_tables(partials))
             cell.merged_rows = merged.num_rows
             partials = [merged]
         with self._lock:
             cell.partials = partials
-        return int(sum(one.nbytes for one in partials)) - before
+        return int(sum(one.nbytes for one in partials) - before)
 
 
 def fold_raw(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:

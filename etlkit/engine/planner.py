@@ -15,10 +15,10 @@ import pyarrow as pa
 from ..errors import PlanError
 from ..io.formats import open_sink, open_source
 from ..io.sink import Sink
-from ..io.source import Source, Split
+from ..io.source import KnowsRanges, Source, Split
 from ..plan import nodes
 from ..plan.aggregates import Aggregate
-from ..plan.expr import Expr, col
+from ..plan.expr import Column, Expr, col
 from ..plan.pipeline import Pipeline
 from .aggregate import AggregatePlan, plan_aggregates
 from .steps import ExplodeOp, FilterOp, MapOp, MapStep, Op, ProjectOp, Step, bind_ops, needed_before
@@ -62,6 +62,8 @@ class ExchangeOutput:
     combiner: AggregatePlan
     keys: int
     partitions: int
+    groups_at_most: int | None = None
+    """Distinct keys can be no more than this, by the ranges that the input's statistics give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,9 @@ class _Lowering:
         inputs = [self._input(stream, wanted, EXCHANGE_SPLIT_BYTES) for stream in streams]
         combiner = plan_aggregates(keys, aggregates, inputs[0].schema)
         partitions = self._partitions(inputs, combiner) if keys else 1
-        index = self._stage("group", inputs, ExchangeOutput(combiner, len(keys), partitions), combiner.partial_schema)
+        bound = _groups_at_most(streams, keys)
+        output = ExchangeOutput(combiner, len(keys), partitions, bound)
+        index = self._stage("group", inputs, output, combiner.partial_schema)
         return _Stream(None, (index, combiner), (), combiner.schema)
 
     def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], combiner: AggregatePlan) -> int:
@@ -261,6 +265,38 @@ class _Lowering:
                 break
             pushed = op.predicate if pushed is None else pushed & op.predicate
         return pushed
+
+
+def _groups_at_most(streams: Sequence[_Stream], keys: Sequence[str]) -> int | None:
+    """The product of the ranges of the keys, where each is a column of the source, passed on as it is."""
+    total = 0
+    for stream in streams:
+        if not isinstance(stream.source, KnowsRanges):
+            return None
+        product = 1
+        for key in keys:
+            name = _source_column(stream.ops, key)
+            width = stream.source.distinct_at_most(name) if name is not None else None
+            if width is None:
+                return None
+            product *= width
+        total += product
+    return total
+
+
+def _source_column(ops: Sequence[Op], name: str) -> str | None:
+    """The source's name of a column that the ops only pass on."""
+    for op in reversed(ops):
+        if isinstance(op, MapOp):
+            return None
+        if isinstance(op, ProjectOp):
+            expr = dict(op.columns).get(name)
+            if not isinstance(expr, Column):
+                return None
+            name = expr.name
+        elif isinstance(op, ExplodeOp) and op.column == name:
+            return None
+    return name
 
 
 def lower(pipelines: Sequence[Pipeline]) -> Plan:

@@ -29,7 +29,7 @@ from .batches import (
     normal_schema,
     rebatch,
 )
-from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, row_group_facts
+from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, integer_range, row_group_facts
 from .parquet_prune import bounds_of, excluded
 from .paths import REMOTE_READ_BYTES, drop_behind, expand, local_path, open_input
 from .source import FileRecord, Segment, Split
@@ -129,6 +129,22 @@ class ParquetSource:
         if segments:
             done.append(Split(tuple(segments), rows, encoded, decoded, unit))
         return done
+
+    def distinct_at_most(self, column: str) -> int | None:
+        """A bound on the distinct values of an integer or date column: the width of its range in the statistics."""
+        lowest: int | None = None
+        highest = 0
+        for index in range(len(self.inventory())):
+            footer = self._footer(index)
+            leaves = column_leaves(footer.arrow).get(column, ())
+            if len(leaves) != 1:
+                return None
+            found = integer_range(footer.metadata, leaves[0][0])
+            if found is None:
+                return None
+            lowest = found[0] if lowest is None else min(lowest, found[0])
+            highest = max(highest, found[1]) if index else found[1]
+        return None if lowest is None else highest - lowest + 2  # and null
 
     def read(
         self, split: Split, columns: Sequence[str] | None, predicate: Expr | None, batch_rows: int

@@ -10,6 +10,7 @@ common in the rows.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,3 +123,22 @@ def _mean_length(chunk: Any, dictionary_bytes: int) -> int:
     if statistics is not None and statistics.has_min_max and isinstance(statistics.max_raw, bytes):
         mean = min(mean, max(_MIN_LENGTH_CAP, 4 * len(statistics.min_raw), 4 * len(statistics.max_raw)))
     return mean
+
+
+def integer_range(metadata: Any, leaf: int) -> tuple[int, int] | None:
+    """Least and greatest value of an integer or date column in a file; None where the statistics do not say."""
+    lows: list[int] = []
+    highs: list[int] = []
+    for group in range(metadata.num_row_groups):
+        chunk = metadata.row_group(group).column(leaf)
+        statistics = chunk.statistics
+        if statistics is None or not statistics.has_min_max:
+            return None
+        low, high = statistics.min, statistics.max
+        if isinstance(low, datetime.date) and not isinstance(low, datetime.datetime):
+            low, high = low.toordinal(), high.toordinal()
+        if type(low) is not int or type(high) is not int:
+            return None
+        lows.append(low)
+        highs.append(high)
+    return (min(lows), max(highs)) if lows else None

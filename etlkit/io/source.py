@@ -84,3 +84,10 @@ class Source(Protocol):
         ``predicate`` only saves reading (row-group statistics); whoever calls still filters. Never prefetches.
         """
         ...
+
+
+@runtime_checkable
+class KnowsRanges(Protocol):
+    """A source that can bound how many distinct values a column has, from statistics alone. Optional."""
+
+    def distinct_at_most(self, column: str) -> int | None: ...

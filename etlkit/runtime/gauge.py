@@ -110,6 +110,8 @@ class Gauge:
         width = row_bytes(stage.output.combiner.partial_schema)
         raw_total = int(figures.raw_rows * max(1.0, figures.rows_total / figures.rows_in))
         groups = _groups_at(exchange, raw_total)
+        if stage.output.groups_at_most is not None:
+            groups = min(groups, stage.output.groups_at_most)
         raw = min(FULL_SPEED_FOLD_BYTES, raw_total * row_bytes(stage.output.combiner.raw_schema))
         # One generation is gathered while the one before it is folded and written; a merge holds old, new and result.
         return 2 * raw + 2 * groups * width

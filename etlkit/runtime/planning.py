@@ -59,8 +59,11 @@ def _stage(plan: Plan, stage: Stage, workers: int, slice_rows: int) -> StageFore
     rows = sum(count or 0 for count in counts) if counts and None not in counts else None
     state = 0
     if isinstance(stage.output, ExchangeOutput):
-        # Every row its own key, until something is seen: the most that the state can be.
-        state = FULL_SPEED_FOLD_BYTES + (rows or 0) * row_bytes(stage.output.combiner.partial_schema) // 8
+        # Every row its own key, unless the statistics say better: the most that the state can be.
+        bound = stage.output.groups_at_most
+        groups = min(rows or 0, bound) if bound is not None else rows or 0
+        raw = min(FULL_SPEED_FOLD_BYTES, (rows or 0) * row_bytes(stage.output.combiner.raw_schema))
+        state = 2 * raw + 2 * groups * row_bytes(stage.output.combiner.partial_schema)
     return StageForecast(
         stage=stage.index,
         kind=stage.kind,
