@@ -149,7 +149,14 @@ class TextSource(ABC):
         parse = self.parser(file, lambda: self._start(file), schema)
         packed = compression_of(file.path) is not None
         position = segment.start
-        line = 1 + self._newlines(file, position)
+        line = 1
+        before = -1
+
+        def located(line: int, text: bytes, reason: str) -> None:
+            nonlocal before
+            before = self._newlines(file, segment.start) if before < 0 else before
+            reject(line + before, text, reason)
+
         with opened_text(file) as opened:
             if position:
                 opened.seek(position)
@@ -157,9 +164,9 @@ class TextSource(ABC):
                 skipped = self.head(block, file) if position == 0 else 0
                 rows = block[skipped:]
                 if torn:
-                    reject(line, rows, "a quote is never closed")
+                    located(line, rows, "a quote is never closed")
                 elif rows:
-                    yield from parsed(rows, self.separator, parse, line + block.count(b"\n", 0, skipped), reject)
+                    yield from parsed(rows, self.separator, parse, line + block.count(b"\n", 0, skipped), located)
                 line += block.count(b"\n")
                 if not packed:
                     drop_behind(opened, file, position, len(block))
@@ -183,7 +190,7 @@ class TextSource(ABC):
             return pieces(opened, file.size_bytes, target_bytes, self.separator, file.path)
 
     def _newlines(self, file: FileRecord, stop: int) -> int:
-        """How many lines lie before a byte of the file. Where no line number will be said, it is not counted."""
+        """How many lines lie before a byte of the file. Counted only where a row is bad and its line will be said."""
         if stop == 0 or self.bad_rows == "skip":
             return 0
         count = 0

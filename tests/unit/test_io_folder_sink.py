@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from etlkit.io import folder_sink, part_file, staged
 from etlkit.io.formats import open_sink
 from etlkit.io.sink import Part, Sink
 from etlkit.io.staged import NULL_PARTITION
+from etlkit.testing import crashpoints
 
 SCHEMA = pa.schema([("id", pa.int64()), ("k", pa.string())])
 
@@ -288,7 +292,9 @@ def begin(out: Path, mode: str, partition_by: tuple[str, ...]) -> tuple[Sink, li
     return made, [part for split in range(3) for part in stage(made, split)]
 
 
-@pytest.mark.parametrize("partition_by", [(), ("k",)])
+@pytest.mark.parametrize(
+    ("mode", "partition_by"), [("error", ()), ("replace", ()), ("append", ()), ("replace", ("k",))]
+)
 def test_crash_before_every_change_of_a_commit_rolls_forward(
     tmp_path: Path, mode: str, partition_by: tuple[str, ...]
 ) -> None:
@@ -409,3 +415,44 @@ def test_full_disk_is_a_state_error_with_a_remedy(tmp_path: Path) -> None:
 def test_a_rerun_writes_the_same_bytes(tmp_path: Path) -> None:
     first, second = stage(sink(tmp_path / "a"), 0), stage(sink(tmp_path / "b"), 0)
     assert first == second
+
+
+CRASHER = """
+import dataclasses, json, pathlib, sys, pyarrow as pa
+from etlkit.io.formats import open_sink
+from etlkit.io.sink import Part
+out, crashing = sys.argv[1], sys.argv[2] == "first"
+batch = pa.RecordBatch.from_pydict({"id": [1, 2, 3], "k": ["a", "b", "a"]})
+sink = open_sink("parquet", out, {"partition_by": ("k",), "if_exists": "replace"})
+sink.prepare("run", resuming=not crashing)
+checkpoint = pathlib.Path(out + ".json")
+if checkpoint.exists():
+    parts = [Part(**fields) for fields in json.loads(checkpoint.read_text())]
+else:
+    parts = []
+    for split in range(2):
+        part = sink.stage(split, 1 if crashing else 2, batch.schema)
+        part.write(batch)
+        parts += part.close()
+    checkpoint.write_text(json.dumps([dataclasses.asdict(part) for part in parts]))
+sink.recover(parts)
+sink.commit(parts, lambda: None)
+"""
+
+
+def test_killed_at_each_named_point_and_run_again(tmp_path: Path) -> None:
+    """Real processes, really killed. The second stages anew, under its own epoch, where the first made no checkpoint."""
+    points = [name for name in crashpoints.names() if name.startswith("sink.")]
+    assert len(points) >= 10
+    for point in points:
+        out = tmp_path / point
+        out.mkdir()
+        (out / "old.parquet").write_text("old")
+        (out / "_SUCCESS").write_text("{}")
+        first = subprocess.run(
+            [sys.executable, "-c", CRASHER, str(out), "first"], env={**os.environ, "ETLKIT_CRASH_AT": point}
+        )
+        assert first.returncode == -signal.SIGKILL, point
+        subprocess.run([sys.executable, "-c", CRASHER, str(out), "again"], check=True)
+        assert sorted(visible(out)) == ["_SUCCESS", *(f"k={k}/part-0000{i}.parquet" for k in "ab" for i in (0, 1))]
+        assert ids(out) == [1, 1, 2, 2, 3, 3]
