@@ -15,13 +15,12 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from .run import add_job_arguments
 
 if TYPE_CHECKING:
     from ..node.controller import JobHandle, PodResult
-    from ..observe.progress import Renderer
     from ..settings import Settings
 
 NAME = "local"
@@ -106,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
             backoff_limit=backoff_limit,
             max_memory=quantity_bytes(maximum),
             environment_base=environ,
-            stdout=log.line,
+            stdout=log.stdout,
+            stderr=log.stderr,
             on_event=log.container,
         )
         result, interrupted = _follow(handle, log)
@@ -134,12 +134,14 @@ def _pod_name(target: str) -> str:
 
 
 class _Log:
-    """The container's log: events to the renderer, anything else as it came. Fed by several threads."""
+    """What the container writes, and the node says of it, in one display. Fed by several threads."""
 
     def __init__(self, settings: Settings) -> None:
+        from ..observe.progress import make_renderer
+
         self._lock = threading.Lock()
-        self._stream: TextIO = sys.stdout if settings.progress == "json" else sys.stderr
-        self._renderer: Renderer | None = _renderer(settings.progress, self._stream)
+        self._json = settings.progress == "json"
+        self._renderer = make_renderer(settings.progress, sys.stdout if self._json else sys.stderr)
         self.job: str | None = None
         self.ended: list[dict[str, Any]] = []
         """The exits of the container, oldest first."""
@@ -154,7 +156,8 @@ class _Log:
                 return False
             return last["exit_code"] in _HOPELESS or self._failures >= _TRIES_WITHOUT_PROGRESS
 
-    def line(self, container: str, line: bytes) -> None:
+    def stdout(self, container: str, line: bytes) -> None:
+        """Events, one a line; anything else is shown as it came."""
         text = line.decode(errors="replace").rstrip("\n")
         try:
             event = json.loads(text)
@@ -162,7 +165,7 @@ class _Log:
             event = None
         with self._lock:
             if not isinstance(event, dict) or "event" not in event:
-                self._say(text)
+                self._renderer.say(text)
                 return
             if event["event"] == "attempt_started":
                 self.job = str(event.get("job") or "") or None
@@ -170,45 +173,30 @@ class _Log:
                 self._failures = 0
             elif event["event"] == "attempt_ended":
                 self.last_reason = str(event.get("reason") or "")
-            self._show(event)
+            self._renderer.feed(event)
+
+    def stderr(self, container: str, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip("\n")
+        with self._lock:
+            if self._json:
+                print(text, file=sys.stderr, flush=True)
+            else:
+                self._renderer.say(text)
 
     def container(self, event: dict[str, Any]) -> None:
         """The node's own events, in the same log."""
         from datetime import UTC, datetime
 
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        stamped = {"event": event["event"], "at": stamp} | event
         with self._lock:
             if event["event"] == "container_exited":
                 self.ended.append(event)
                 self._failures += event["exit_code"] == 1
-            self._show(stamped)
+            self._renderer.feed({"event": event["event"], "at": stamp} | event)
 
     def close(self) -> None:
         with self._lock:
-            if self._renderer is not None:
-                self._renderer.close()
-                self._renderer = None
-
-    def _say(self, text: str) -> None:
-        if self._renderer is None:
-            print(text, file=self._stream, flush=True)
-        else:
-            self._renderer.say(text)
-
-    def _show(self, event: dict[str, Any]) -> None:
-        if self._renderer is None:
-            print(json.dumps(event), file=self._stream, flush=True)
-        else:
-            self._renderer.feed(event)
-
-
-def _renderer(mode: str, stream: TextIO) -> Renderer | None:
-    try:
-        from ..observe.progress import make_renderer
-    except ImportError:
-        return None
-    return make_renderer(mode, stream)
+            self._renderer.close()
 
 
 def _follow(handle: JobHandle, log: _Log) -> tuple[PodResult, bool]:
@@ -277,10 +265,8 @@ def _summary(log: _Log, settings: Settings) -> str:
     """What happened, in plain English, if the job got far enough to have a state."""
     from pathlib import Path
 
-    try:
-        from ..observe.summary import summarise
-    except ImportError:
-        return ""
+    from ..observe.summary import summarise
+
     if log.job is None:
         return ""
     state = settings.state or str(Path(".etlkit") / log.job)

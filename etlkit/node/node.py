@@ -57,10 +57,16 @@ class Node:
         self.faults = Faults()
         self.rules = Rules(capacity_at_admission=minor >= 36)
         self.failure: Exception | None = None
+        patch = 2 if minor == 36 else 0
         self.version: Json = {
             "major": "1",
             "minor": str(minor),
-            "gitVersion": f"v1.{minor}.{2 if minor == 36 else 0}",
+            "gitVersion": f"v1.{minor}.{patch}",
+            "gitCommit": "",
+            "gitTreeState": "clean",
+            "buildDate": spec.now_text(),
+            "goVersion": "",
+            "compiler": "",
             "platform": "linux/amd64",
         }
         self.enforcer: Enforcer = enforcer or enforce.choose(enforcement)
