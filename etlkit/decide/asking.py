@@ -127,8 +127,9 @@ def consider(state: State, policy: Policy, *, at_once: bool = False) -> Step:
         return state, ()
     wanted = wish(state, policy)
     if wanted is None:
-        return _consider_giving_back(replace(state, want_ticks=0), policy)
-    state = replace(state, want_ticks=min(state.want_ticks + 1, STEADY_TICKS))
+        return _consider_giving_back(replace(state, want_ticks=0) if state.want_ticks else state, policy)
+    if state.want_ticks < STEADY_TICKS:
+        state = replace(state, want_ticks=state.want_ticks + 1)
     if hindrance(state, policy) is not None:
         return state, ()
     if state.want_ticks < STEADY_TICKS and state.pressure is Level.CALM and not at_once:

@@ -56,7 +56,8 @@ def update(state: State, seen: Observed, policy: Policy) -> Step:
     if now is Level.CALM and calm_since_s is None:
         calm_since_s = state.at_s
     changed = level is not state.level
-    state = replace(state, pressure=now, level=level, calm_since_s=calm_since_s)
+    if changed or now is not state.pressure or calm_since_s != state.calm_since_s:
+        state = replace(state, pressure=now, level=level, calm_since_s=calm_since_s)
     return state, (SetLevel(level, _why(seen, limit_bytes, policy)),) if changed else ()
 
 

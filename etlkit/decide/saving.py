@@ -11,7 +11,7 @@ from .cadence import next_checkpoint_s
 from .events import CheckpointCommitted, CheckpointFailed
 from .instructions import Checkpoint
 from .policy import Policy
-from .state import MEASURED, Saving, State, Step
+from .state import MEASURED, MOST_FAILURES, Saving, State, Step
 
 FIRST_RETRY_S = 1.0
 """After a checkpoint that failed; it doubles with each failure in a row."""
@@ -53,7 +53,7 @@ def committed(state: State, event: CheckpointCommitted, policy: Policy) -> State
 
 def failed(state: State, event: CheckpointFailed, policy: Policy) -> State:
     """The next one waits a while. A resize whose intent was in it was never asked for."""
-    failures = state.checkpoint_failures + 1
+    failures = min(state.checkpoint_failures + 1, MOST_FAILURES)
     state = replace(
         state,
         saving=None,

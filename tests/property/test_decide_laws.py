@@ -3,6 +3,7 @@ instructions, never the machine's state."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import fields
 
 import pytest
@@ -179,11 +180,14 @@ class AnyHistory(RuleBasedStateMachine):
         restarts: int,
     ) -> None:
         self.policy = Policy(mode=mode, max_memory_bytes=max_memory, checkpoint_every_s=every)
+        self.at_s = 0.0
+        self.limit, self.workers, self.restarts = limit, workers, restarts
+        self.new_attempt()
+
+    def new_attempt(self) -> None:
         self.state = machine.initial(self.policy)
         self.judge = Judge(self.policy)
-        self.at_s = 0.0
-        self.limit = limit
-        self.feed(Started(self.at_s, limit, workers, restarts))
+        self.feed(Started(self.at_s, self.limit, self.workers, self.restarts))
 
     def feed(self, event: Event) -> None:
         frozen = self.state
@@ -196,13 +200,13 @@ class AnyHistory(RuleBasedStateMachine):
         self.judge.after(out, self.state.at_s)
         if withdrawn_before is None and self.judge.withdrawn_at_s is not None:
             self.judge.first_withdrawn_s = self.judge.withdrawn_at_s
+        if self.judge.quits and not isinstance(event, Started):
+            assert machine.step(self.state, event, self.policy) == (self.state, ()), "after Quit there is nothing"
+            self.new_attempt()
 
     def later(self, seconds: float) -> float:
         self.at_s += seconds
         return self.at_s
-
-    def alive(self) -> bool:
-        return not self.judge.quits
 
     @rule(
         dt=SECONDS, limit=st.one_of(st.none(), SIZES), keep=st.integers(0, 9), used=BYTES, state=BYTES, projected=BYTES,
@@ -251,7 +255,7 @@ class AnyHistory(RuleBasedStateMachine):
                 Observed(self.later(dt), self.limit, now, 0, now // 2, peak, least, 0.5, 700.0, 60.0, 1.0, 0.0, done)
             )
 
-    @precondition(lambda self: self.limit is not None and self.alive())
+    @precondition(lambda self: self.limit is not None)
     @rule(waited=st.sampled_from([0.0, 11.0, 400.0]), times=st.floats(1.2, 5), committed=st.integers(0, 3))
     def pressed(self, waited: float, times: float, committed: int) -> None:
         """A need beyond doubt, after a wait that ends most cool-downs: whoever may ask, asks."""
@@ -272,7 +276,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.feed(WorkFailed(self.later(dt), code, "column x is missing"))
             self.feed(WorkFinished(self.later(again)))
 
-    @rule(dt=SECONDS, tries=st.integers(1, 9), floor=st.booleans(), needed=BYTES, times=st.integers(1, 12))
+    @rule(dt=SECONDS, tries=st.integers(1, 9), floor=st.booleans(), needed=BYTES, times=st.sampled_from([1, 1, 2, 20]))
     def allocation_failed(self, dt: float, tries: int, floor: bool, needed: int, times: int) -> None:
         for n in range(times):
             rows = self.state.slice_rows if floor else self.policy.slice_rows
@@ -313,6 +317,7 @@ class AnyHistory(RuleBasedStateMachine):
         if chance == 0:
             self.feed(Terminating(self.later(dt), "SIGTERM", grace))
 
+    @precondition(lambda self: self.judge.terminated or self.state.ending is not None)
     @rule(dt=SECONDS)
     def drained(self, dt: float) -> None:
         self.feed(Drained(self.later(dt)))
@@ -334,9 +339,49 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 AnyHistory.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyHistory = AnyHistory.TestCase
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_long_histories_that_ask_often(seed: int) -> None:
+    """The same rules with loaded dice: most of the time somebody asks, answers, refuses or fails."""
+    dice = random.Random(seed)
+    run = AnyHistory()
+    mode = dice.choice([ResizeMode.RESTART, ResizeMode.LIVE])
+    most = dice.choice([2048, 1024, 640]) * MIB
+    run.start(
+        mode, most, dice.choice([None, 1.0]), dice.choice([128, 192, 512]) * MIB, dice.randint(1, 4), dice.randint(0, 3)
+    )
+    for _ in range(150):
+        soon, late = dice.uniform(0, 1), dice.choice([0.0, 1.0, 12.0, 80.0, 400.0])
+        in_flight = run.judge.asked is not None and run.judge.sent
+        if run.judge.saving and dice.random() < 0.5:
+            run.committed(soon, dice.uniform(0, 1))
+        elif in_flight and dice.random() < 0.3:
+            if dice.random() < 0.2:
+                run.granted(soon, dice.choice([0, 4000]))
+            else:
+                run.reported(soon, dice.choice(list(ResizeOutcome)), 1, most)
+        elif in_flight and dice.random() < 0.1:
+            run.work_failed_in_flight(soon, 0, dice.choice([0, 65]), late / 10)
+        else:
+            deed = dice.choice(["press", "press", "grow", "fail", "save", "end", "limit"])
+            if deed == "press" and run.limit is not None:
+                run.pressed(late, dice.uniform(1.2, 5), dice.randint(0, 3))
+            elif deed == "grow" and run.limit is not None:
+                run.growing(soon, dice.uniform(0.1, 1), dice.uniform(0.1, 3), dice.uniform(0.1, 1.5), 1)
+            elif deed == "fail":
+                run.allocation_failed(soon, 1, True, dice.randint(0, 900) * MIB, dice.choice([1, 3, 25]))
+            elif deed == "save":
+                run.save_failed(soon, dice.randint(0, 3), dice.randint(0, 9))
+            elif deed == "end" and dice.random() < 0.1:
+                run.terminating(soon, 0, 20.0)
+            elif deed == "end" and dice.random() < 0.1:
+                run.finished(soon, 0)
+            elif deed == "limit" and dice.random() < 0.2:
+                run.limit_changed(soon, 0, dice.choice([None, 96 * MIB, 256 * MIB, 1024 * MIB]))
 
 
 def test_the_judge_can_find_someone_guilty() -> None:
