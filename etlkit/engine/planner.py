@@ -271,12 +271,13 @@ def _groups_at_most(streams: Sequence[_Stream], keys: Sequence[str]) -> int | No
     """The product of the ranges of the keys, where each is a column of the source, passed on as it is."""
     total = 0
     for stream in streams:
-        if not isinstance(stream.source, KnowsRanges):
+        source: object = stream.source
+        if not isinstance(source, KnowsRanges):
             return None
         product = 1
         for key in keys:
             name = _source_column(stream.ops, key)
-            width = stream.source.distinct_at_most(name) if name is not None else None
+            width = source.distinct_at_most(name) if name is not None else None
             if width is None:
                 return None
             product *= width
