@@ -167,7 +167,7 @@ FAULTS: list[tuple[str, Callable[[Any], None], ResizeOutcome]] = [
 
 
 def test_faults(running: Running) -> None:
-    with running.resizer() as resizer:
+    with running.resizer(deadlines=Deadlines(settle_s=0.05)) as resizer:
         assert resizer.facts(WAIT_S) is not None
         for number, (name, fault, outcome) in enumerate(FAULTS, start=1):
             fault(running.node.faults)
