@@ -19,6 +19,7 @@ from ..errors import EtlkitError
 from ..exits import Exit
 
 VERBS: Mapping[str, str] = {
+    "doctor": "check this place: cgroup, state directory, API server, permissions, policies; and where each setting comes from",
     "local": "run a job as a pod, on this machine: a hard memory limit, resizes, restarts",
     "plan": "what would run: stages, splits, projected peak memory, the limit it would ask for",
     "report": "one self-contained HTML page about a run",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from ..units import GIB
@@ -76,7 +77,7 @@ class Timeline:
     def used_gib_s(self) -> float:
         """Memory in use × time, by trapezes inside each attempt."""
         total = 0.0
-        for before, after in zip(self.points, self.points[1:], strict=False):
+        for before, after in pairwise(self.points):
             if before.attempt == after.attempt:
                 total += (before.used_bytes + after.used_bytes) / 2 * (after.at_s - before.at_s)
         return total / GIB
@@ -85,7 +86,7 @@ class Timeline:
         """Rows that were read again after a restart, as far as the log knows: read before, and not in the checkpoint."""
         return sum(
             max(0, before.rows_at_end - after.rows_at_start)
-            for before, after in zip(self.spans, self.spans[1:], strict=False)
+            for before, after in pairwise(self.spans)
             if after.rows_at_start is not None
         )
 

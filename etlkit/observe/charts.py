@@ -1,0 +1,168 @@
+"""Charts for the report: inline SVG for shapes, HTML for words, so that words keep their size on any screen.
+
+A chart's shapes live in a box of 1000 by 1000 that is stretched to the page; strokes do not stretch. Covers scales,
+axes, lines, areas, bars, marks. It knows nothing of what is drawn.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+Points = Sequence[tuple[float, float]]
+MOST_POINTS = 700
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A vertical line at one moment, with a word on top of the plot (or none) and the rest in its tooltip."""
+
+    at_s: float
+    kind: str
+    text: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One entry of a legend."""
+
+    kind: str
+    text: str
+
+
+@dataclass(slots=True)
+class Chart:
+    """Built up layer by layer, the lowest first; ``kind`` is the CSS class that gives a layer its colour."""
+
+    end_s: float
+    top: float
+    ticks: Sequence[float]
+    say: Callable[[float], str]
+    height_px: int = 240
+    keys: list[Key] = field(default_factory=list)
+    _shapes: list[str] = field(default_factory=list)
+    _words: list[str] = field(default_factory=list)
+
+    def x(self, at_s: float) -> float:
+        return 1000 * at_s / self.end_s if self.end_s else 0.0
+
+    def y(self, value: float) -> float:
+        return 1000 * (1 - min(1.0, max(0.0, value / self.top))) if self.top else 1000.0
+
+    def area(self, kind: str, points: Points) -> None:
+        if len(points) > 1:
+            line = self._path(points)
+            first, last = self.x(points[0][0]), self.x(points[-1][0])
+            self._shapes.append(f'<path class="area {kind}" d="{line} L{last:.1f} 1000 L{first:.1f} 1000 Z"/>')
+
+    def line(self, kind: str, points: Points) -> None:
+        if len(points) > 1:
+            self._shapes.append(f'<path class="line {kind}" d="{self._path(points)}"/>')
+
+    def stairs(self, kind: str, steps: Points) -> None:
+        """(from when, value) until the next, the last until the end."""
+        path: list[str] = []
+        for at, (start_s, value) in enumerate(steps):
+            stop_s = steps[at + 1][0] if at + 1 < len(steps) else self.end_s
+            path.append(f"{'L' if path else 'M'}{self.x(start_s):.1f} {self.y(value):.1f}")
+            path.append(f"L{self.x(stop_s):.1f} {self.y(value):.1f}")
+        if path:
+            self._shapes.append(f'<path class="line {kind}" d="{" ".join(path)}"/>')
+
+    def band(self, kind: str, start_s: float, stop_s: float, text: str, *, label: bool = False) -> None:
+        left, right = self.x(start_s), max(self.x(stop_s), self.x(start_s) + 2)
+        self._shapes.append(
+            f'<rect class="band {kind}" x="{left:.1f}" y="0" width="{right - left:.1f}" height="1000">'
+            f"<title>{html.escape(text)}</title></rect>"
+        )
+        if label:
+            self._words.append(f'<em style="left:{(left + right) / 20:.2f}%">{html.escape(text)}</em>')
+
+    def bars(self, kind: str, found: Sequence[tuple[float, float, str]]) -> None:
+        """(when, how much, what): thin bars that stand on the time axis."""
+        width = max(2.0, min(14.0, 600 / max(1, len(found))))
+        for at_s, value, text in found:
+            top = self.y(value)
+            self._shapes.append(
+                f'<rect class="bar {kind}" x="{min(1000 - width, max(0, self.x(at_s) - width / 2)):.1f}" y="{top:.1f}" '
+                f'width="{width:.1f}" height="{1000 - top:.1f}"><title>{html.escape(text)}</title></rect>'
+            )
+
+    def mark(self, mark: Mark) -> None:
+        left = 100 * mark.at_s / self.end_s if self.end_s else 0.0
+        edge = " at-end" if left > 80 else ""
+        word = f"<b>{html.escape(mark.label)}</b>" if mark.label else ""
+        self._words.append(
+            f'<i class="mark {mark.kind}{edge}" style="left:{left:.2f}%" title="{html.escape(mark.text)}">{word}</i>'
+        )
+
+    def html(self, title: str, note: str = "") -> str:
+        grid = "".join(
+            f'<span class="tick-y" style="top:{self.y(tick) / 10:.2f}%">{html.escape(self.say(tick))}</span>'
+            for tick in self.ticks
+        )
+        times = "".join(
+            f'<span class="tick-x" style="left:{100 * tick / self.end_s:.2f}%">{html.escape(clock(tick))}</span>'
+            for tick in time_ticks(self.end_s)
+        )
+        keys = "".join(f'<li><i class="key {key.kind}"></i>{html.escape(key.text)}</li>' for key in self.keys)
+        said = f"<p>{html.escape(note)}</p>" if note else ""
+        return (
+            f"<figure><figcaption><h2>{html.escape(title)}</h2>{said}</figcaption>"
+            f"{f'<ul class=legend>{keys}</ul>' if keys else ''}"
+            f'<div class="chart"><div class="plot" style="height:{self.height_px}px">{grid}'
+            f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)}">'
+            f"{''.join(self._shapes)}</svg>{''.join(self._words)}</div>"
+            f'<div class="times">{times}</div></div></figure>'
+        )
+
+    def _path(self, points: Points) -> str:
+        return "M" + " L".join(f"{self.x(at_s):.1f} {self.y(value):.1f}" for at_s, value in thinned(points))
+
+
+def thinned(points: Points) -> Points:
+    """At most ``MOST_POINTS``, keeping the highest of each stretch: a peak is what one looks for."""
+    if len(points) <= MOST_POINTS:
+        return points
+    stretch = math.ceil(len(points) / MOST_POINTS)
+    inner = [max(points[at : at + stretch], key=lambda point: point[1]) for at in range(1, len(points) - 1, stretch)]
+    return [points[0], *inner, points[-1]]
+
+
+def byte_ticks(top: float) -> list[float]:
+    """Powers of two, four or five of them below ``top``."""
+    step = 2.0 ** math.floor(math.log2(max(1.0, top / 4)))
+    if top / step > 5:
+        step *= 2
+    return [step * number for number in range(int(top / step) + 1)]
+
+
+def decimal_ticks(top: float) -> list[float]:
+    """1, 2 or 5 times a power of ten, three to six of them."""
+    if top <= 0:
+        return [0.0]
+    power = 10.0 ** math.floor(math.log10(top / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if top / (power * factor) <= 5)
+    return [step * number for number in range(int(top / step) + 1)]
+
+
+def time_ticks(end_s: float) -> list[float]:
+    """Moments that people say: 5 s, 1 min, 15 min; three to seven of them, none at the very end."""
+    if end_s <= 0:
+        return []
+    steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400]
+    step = next((one for one in steps if end_s / one <= 6), 86400.0 * math.ceil(end_s / 86400 / 6))
+    return [step * number for number in range(int(end_s / step) + 1) if step * number <= end_s * 0.97]
+
+
+def clock(at_s: float) -> str:
+    if at_s < 60:
+        return f"{at_s:g} s"
+    hours, rest = divmod(round(at_s), 3600)
+    minutes, seconds = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes:02d}" if minutes else f"{hours} h"
+    return f"{minutes} min {seconds:02d}" if seconds else f"{minutes} min"
