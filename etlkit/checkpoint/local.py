@@ -237,20 +237,18 @@ class LocalStore:
         first, second = f"{stem}.tmp", f"{stem}-2.tmp"
         self._disk.close(self._disk.create(first))
         try:
-            self._disk.link(first, second)
-            if self._disk.stat(first).inode == self._disk.stat(second).inode:
+            try:
+                self._link(first, second)
                 return True
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-        finally:
-            self._discard(second)
-        # Still there: `first`. An exclusive create that succeeds on it would be no fence at all.
-        try:
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+            # `first` is there: an exclusive create that succeeds on it would be no fence at all.
             self._disk.close(self._disk.create(first))
         except FileExistsError:
             return False
         finally:
+            self._discard(second)
             self._discard(first)
         raise StateError(
             f"{self.location}: this filesystem has neither hard links nor exclusive creation, so two runs could not be kept apart",

@@ -83,7 +83,11 @@ class RunWriter:
         self._sections: list[Section] = []
         self._partition = -1
         self._at = self._flushed = 0
-        self._emit(MAGIC)
+        try:
+            self._emit(MAGIC)
+        except BaseException:
+            self.abort()
+            raise
 
     @property
     def name(self) -> str:

@@ -201,10 +201,10 @@ class StateDir:
             name = self._new_name("runs", f"s{stage:02d}-", ".run")
             try:
                 target = self._store.create(name)
-                return RunWriter(target, name, stage, level, self._written)
             except BaseException:
                 self._pending.discard(name)
                 raise
+            return RunWriter(target, name, stage, level, self._written)
 
     def collect(self) -> int:
         """Remove what no kept checkpoint needs: orphans, temporary files, old generations. Bytes removed."""
