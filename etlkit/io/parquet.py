@@ -1,8 +1,9 @@
 """Parquet files as a source: splits of whole row groups, read one row group at a time.
 
-Covers schemas of several files, splits with their cost, and reading with little memory (no prefetch, 64 KiB a column,
-the page cache dropped behind). Footers are read once for a plan and boiled down (parquet_facts); no more than two are
-kept. It does not filter rows: a predicate only leaves out row groups. Writing is in parquet_sink.
+Covers schemas of several files, columns in the names of folders, splits with their cost, and reading with little memory
+(no prefetch, 64 KiB a column, the page cache dropped behind). Footers are read once for a plan and boiled down
+(parquet_facts); no more than two are kept. It does not filter rows: a predicate only leaves out row groups. Writing is
+in parquet_sink.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from .batches import (
     normal_schema,
     rebatch,
 )
+from .hive import folder_columns, folder_scalars, with_constants
 from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, integer_range, row_group_facts
-from .parquet_prune import bounds_of, excluded
+from .parquet_prune import bounds_of, excluded, excluded_by_folder
 from .paths import REMOTE_READ_BYTES, drop_behind, expand, local_path, open_input
 from .source import FileRecord, Segment, Split
 
@@ -59,6 +61,8 @@ class _Known:
     lock: threading.RLock = field(default_factory=threading.RLock)
     files: tuple[FileRecord, ...] | None = None
     schema: pa.Schema | None = None
+    in_files: pa.Schema | None = None
+    in_folders: pa.Schema | None = None
     footers: dict[int, _Footer] = field(default_factory=dict)
 
 
@@ -77,15 +81,32 @@ class ParquetSource:
 
     @property
     def schema(self) -> pa.Schema:
+        """The files' columns, then those that stand in the names of their folders."""
         with self._known.lock:
             if self._known.schema is None:
+                in_files = self._file_schema
+                added = [one for one in folder_columns(self.inventory()) if one.name not in in_files.names]
+                self._known.in_folders = pa.schema(added)
+                self._known.schema = pa.schema([*in_files, *added])
+            return self._known.schema
+
+    @property
+    def _file_schema(self) -> pa.Schema:
+        with self._known.lock:
+            if self._known.in_files is None:
                 files = self.inventory()
                 if self.mode == "union":
                     schemas = ((file.path, self._footer(index).schema) for index, file in enumerate(files))
-                    self._known.schema = merge_schemas(schemas)
+                    self._known.in_files = merge_schemas(schemas)
                 else:
-                    self._known.schema = self._footer(0).schema
-            return self._known.schema
+                    self._known.in_files = self._footer(0).schema
+            return self._known.in_files
+
+    def _constants(self, file: FileRecord) -> dict[str, pa.Scalar]:
+        with self._known.lock:
+            if self._known.in_folders is None:
+                _ = self.schema
+            return folder_scalars(file.path, self._known.in_folders)
 
     def inventory(self) -> Sequence[FileRecord]:
         with self._known.lock:
@@ -102,10 +123,14 @@ class ParquetSource:
         segments: list[Segment] = []
         rows = encoded = decoded = unit = cost = 0
         for index, file in enumerate(self.inventory()):
+            constants = self._constants(file)
+            if excluded_by_folder(predicate, constants):
+                continue
             footer = self._footer(index)
             metadata = footer.metadata
             if self.mode == "strict":
-                check_drift(file.path, footer.schema, self.schema, self.inventory()[0].path)
+                check_drift(file.path, footer.schema, self._file_schema, self.inventory()[0].path)
+            constant_bytes = sum(8 + len(str(value)) for name, value in constants.items() if name in wanted)
             by_column = column_leaves(footer.arrow)
             leaves = [leaf for name in wanted for leaf in by_column.get(name, ())]
             bounds = bounds_of(predicate, footer.arrow, by_column)
@@ -123,7 +148,7 @@ class ParquetSource:
                     segments.append(Segment(index, group, group + 1))
                 rows += facts.rows
                 encoded += facts.encoded_bytes
-                decoded += facts.decoded_bytes
+                decoded += facts.decoded_bytes + facts.rows * constant_bytes
                 unit = max(unit, facts.unit_bytes)
                 cost += weight
         if segments:
@@ -153,6 +178,7 @@ class ParquetSource:
         schema = cut(self.schema, columns)
         for segment in split.segments:
             file = self.inventory()[segment.file]
+            constants = {name: value for name, value in self._constants(file).items() if name in schema.names}
             with _opened(file, self._kept_footer(segment.file)) as (opened, parquet):
                 self._keep_footer(segment.file, _footer(parquet, file))
                 if segment.stop > parquet.num_row_groups:
@@ -167,11 +193,11 @@ class ParquetSource:
                     place = f"{file.path}, row group {group}"
                     if present:
                         raw = _row_group(parquet, group, present, batch_rows, place)
-                        yield from rebatch((conform(batch, schema, place) for batch in raw), batch_rows)
                     else:
                         count = parquet.metadata.row_group(group).num_rows
-                        nothing = (empty_batch(min(batch_rows, count - at)) for at in range(0, count, batch_rows))
-                        yield from (conform(batch, schema, place) for batch in nothing)
+                        raw = (empty_batch(min(batch_rows, count - at)) for at in range(0, count, batch_rows))
+                    whole = (with_constants(conform(batch, schema, place), constants) for batch in raw)
+                    yield from rebatch(whole, batch_rows)
                     drop_behind(opened, file, *byte_range(parquet.metadata, group))
 
     def _kept_footer(self, index: int) -> _Footer | None:

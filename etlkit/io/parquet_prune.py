@@ -54,6 +54,34 @@ def excluded(metadata: Any, index: int, bounds: Sequence[Bound]) -> bool:
     return any(_excludes(group.column(bound.leaf).statistics, group.num_rows, bound) for bound in bounds)
 
 
+@dataclass(frozen=True, slots=True)
+class _One:
+    """Statistics of a column that has one value in the whole file."""
+
+    min: Any
+    has_null_count: bool = True
+    has_min_max: bool = True
+
+    @property
+    def max(self) -> Any:
+        return self.min
+
+    @property
+    def null_count(self) -> int:
+        return int(self.min is None)
+
+
+def excluded_by_folder(predicate: Expr | None, constants: Mapping[str, pa.Scalar]) -> bool:
+    """True if the values that a file's folders give it exclude ``predicate``."""
+    if predicate is None or not constants:
+        return False
+    return any(
+        _excludes(_One(constants[column].as_py()), 1, Bound(0, False, op, value))
+        for column, op, value in predicate_bounds(predicate)
+        if column in constants
+    )
+
+
 def _ordered(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_signed_integer(kind)
