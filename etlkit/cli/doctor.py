@@ -121,9 +121,7 @@ def check_state(state: str | None) -> list[Check]:
 
     place = state or ".etlkit"
     if "://" in place:
-        why = "the commit is one conditional put"
-        remedy = "`etlkit run` tries it at its first checkpoint and stops if the store can't do it"
-        return [Check("state", Level.WARN, f"{place} is an object store, which is not tried here", why, remedy)]
+        return [_object_store(place)]
     folder = Path(place).absolute()
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -134,6 +132,27 @@ def check_state(state: str | None) -> list[Check]:
         why = "checkpoints are written there"
         remedy = "mount a writable volume there, or name another folder with --state or ETLKIT_STATE"
         return [Check("state", Level.FAIL, f"{folder}: {error.strerror}", why, remedy)]
+
+
+def _object_store(place: str) -> Check:
+    """Ask the store whether its conditional put is one; it does the same before each run."""
+    from ..checkpoint.store import open_store
+    from ..errors import EtlkitError
+    from ..kube.checks import Check, Level, ok
+
+    began_s = time.perf_counter()
+    try:
+        open_store(place).prepare()
+    except EtlkitError as error:
+        return Check(
+            "state", Level.FAIL, error.message, "a checkpoint is committed by one conditional put", error.remedy
+        )
+    except Exception as error:  # whatever the store's own package raises for a missing bucket or credentials
+        why = "checkpoints are written there"
+        remedy = "check the bucket's name and the credentials in the environment"
+        return Check("state", Level.FAIL, f"{place}: {type(error).__name__}: {error}", why, remedy)
+    took_s = time.perf_counter() - began_s
+    return ok("state", f"{place}: its conditional put was tried, {took_s * 1000:.0f} ms in all")
 
 
 def _filesystem(place: str, folder: Path, mounts: str = "/proc/self/mountinfo") -> Check:

@@ -45,6 +45,8 @@ def ok(name: str, what: str) -> Check:
 
 def check_version(answer: Answer) -> Check:
     name = "API server version"
+    if answer.kind in (Kind.RBAC, Kind.FORBIDDEN):
+        return Check(name, Level.WARN, answer.explain(), "whether it can resize pods is unknown", "ask an admin")
     if not answer.ok:
         why = "without the API server nobody can be asked for memory; the job goes on within its limit"
         return Check(name, Level.FAIL, answer.explain(), why, _remedy(answer))

@@ -175,8 +175,10 @@ def test_a_state_that_can_not_be_written(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_state_in_an_object_store(capsys: pytest.CaptureFixture[str]) -> None:
-    code, checks, _ = asked(capsys, "--state", "s3://bucket/state")
-    assert code == 0 and checks["state"]["level"] == "warn"
+    code, checks, _ = asked(capsys, "--state", "memory://bucket/state")
+    assert code == 0 and "conditional put was tried" in checks["state"]["what"]
+    code, checks, _ = asked(capsys, "--state", "ftp://host/state")
+    assert code == 78 and "no conditional put" in checks["state"]["what"]
 
 
 MOUNTS = """\

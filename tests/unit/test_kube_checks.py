@@ -99,6 +99,11 @@ def test_versions(major: str, minor: str, level: Level) -> None:
     assert check_version(answer).level is level
 
 
+def test_a_version_that_may_not_be_read_is_no_failure() -> None:
+    assert check_version(Answer(Kind.RBAC, 403)).level is Level.WARN
+    assert check_version(Answer(Kind.TIMEOUT)).level is Level.FAIL
+
+
 @pytest.mark.parametrize("name", ["error-over-node", "error-limitrange", "error-quota"])
 def test_a_refused_cap_names_who_refused(name: str) -> None:
     status, body, _ = recorded(name)
