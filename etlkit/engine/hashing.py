@@ -31,7 +31,7 @@ _SEED = pa.scalar(0x243F6A8885A308D3, _U64)
 _OF_NULL = pa.scalar(0x13198A2E03707344, _U64)
 _HALF = pa.scalar(32, _U64)
 _LONGEST_IN_WORDS = 128
-"""Bytes. Longer strings are hashed one by one in Python, which costs less than copying them."""
+"""Bytes. Longer strings are hashed one by one in Python, at some 2 µs each."""
 
 
 def partition_ids(columns: Sequence[pa.Array], partitions: int, level: int = 0) -> pa.Array:
