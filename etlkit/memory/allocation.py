@@ -66,7 +66,7 @@ def allocator_environment(limit_bytes: int | None) -> dict[str, str]:
     """What must be set before the process starts, for the wall to hold and the allocator to be quick."""
     # Above the threshold each buffer is a mapping of its own, zeroed page by page each time. Below it the heap keeps
     # what is freed, up to the trim threshold. A small limit cannot afford to keep much.
-    threshold_bytes = 32 * MIB if limit_bytes is None else min(32 * MIB, max(1 * MIB, limit_bytes // 16))
+    threshold_bytes = 32 * MIB if limit_bytes is None else min(32 * MIB, max(4 * MIB, limit_bytes // 16))
     return {
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "MALLOC_ARENA_MAX": "2",
