@@ -157,6 +157,8 @@ def give_up(state: State, event: AllocationFailed, policy: Policy) -> Step:
     """The smallest settings failed too often. Wait while more memory may come, else stop and say what is missing."""
     if state.floor_tries < policy.max_tries or state.request is not None or state.ending is not None:
         return state, ()
+    if state.saving is not None and state.saving.spill:
+        return state, ()  # what it frees may be enough
     hindrance = asking.hindrance(state, policy)
     size = asking.affordable(state.needed_bytes, 0, state, policy)
     if size is not None:

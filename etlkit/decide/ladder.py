@@ -200,7 +200,11 @@ def allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> 
     if event.tries >= ASK_AFTER_TRIES or at_smallest:
         state = replace(state, needed_bytes=max(state.needed_bytes, _needed_in_all(state, event)))
     state, out = _release(state, why, SETTLE_S)
-    if _worth_spilling(state, WORTH_CRITICAL) and saving.may_save(state):
+    # At the floor every byte of state may be the one that is missing.
+    worth = (
+        state.seen is not None and state.seen.state_bytes > 0 if at_smallest else _worth_spilling(state, WORTH_CRITICAL)
+    )
+    if worth and saving.may_save(state):
         state, more = _spill(state, why)
         if event.tries <= 1:
             return state, out + more

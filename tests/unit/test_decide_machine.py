@@ -402,6 +402,19 @@ def test_at_the_floor_it_stops_with_the_number_and_who_refused() -> None:
     assert str(80 * MIB) in end.reason and "nobody to ask" in end.reason
 
 
+def test_at_the_floor_even_a_little_state_is_spilled_before_it_gives_up() -> None:
+    run = Run(ResizeMode.NONE)
+    run.look(150, 160, floor=140, state=2)
+    for n in range(1, 8):
+        run.fail(n)
+    assert not only(tuple(run.said), Checkpoint), "2 MiB are not worth it while there are smaller slices"
+    out = _to_the_floor(run, 30)
+    assert only(out, Checkpoint)[0].spill and run.state.ending is None
+    run.committed()
+    run.look(148, 160, floor=140, state=0)
+    assert only(run.fail(31), Drain)
+
+
 def test_at_the_floor_it_names_max_memory_and_the_clusters_words() -> None:
     run = Run(max_memory=LIMIT)
     run.look(150, 160, floor=140)
