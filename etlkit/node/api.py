@@ -7,6 +7,8 @@
     GET   /apis/batch/v1/namespaces/NS/jobs/NAME
     POST  /apis/authorization.k8s.io/v1/selfsubjectaccessreviews
 
+and for an operator what ``operator_api`` lists.
+
 Covers authentication, RBAC as far as ``Rules.denied`` says, and the faults. Everything else is 404 or 405.
 It does not cover watches, and of the patch formats only the strategic merge.
 """
@@ -25,23 +27,21 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from . import admission, answers
+from ..errors import ConfigError
+from . import admission, answers, operator_api
 from .admission import Rules, User
 from .answers import ApiError, Json
 from .faults import CallFault, Faults
-from .store import Store
 
 _PATCH_TYPE = "application/strategic-merge-patch+json"
 
 
-class Backend(Protocol):
+class Backend(operator_api.Backend, Protocol):
     """What the server needs of its node."""
 
-    store: Store
     rules: Rules
     faults: Faults
-    capacity_bytes: int
-    version: Json
+    namespace: str
 
     def user(self, token: str) -> User | None: ...
 
@@ -122,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         except ApiError as error:
             self._answer(error.code, error.body, error.headers)
             return
+        except ConfigError as error:
+            self._answer(422, answers.failure(422, "Invalid", error.message, {}), {})
+            return
         if fault is not None and fault.kind == "drop":
             self._drop()
             return
@@ -168,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ── routes ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _route(self, body: bytes) -> tuple[int, Json]:
+    def _route(self, body: bytes) -> tuple[int, Json | str]:
         url = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
@@ -176,14 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, self.node.version
         user = self._user()
         match parts:
-            case ["api", "v1", "namespaces", namespace, "pods"]:
-                self._only("GET")
+            case ["api", "v1", "namespaces", namespace, "pods"] if self.command == "GET":
                 self._allow(user, "list", "pods", "", namespace)
                 return 200, self._list(self.node.store.pods, namespace, "PodList", query)
-            case ["api", "v1", "namespaces", namespace, "pods", name] | [
-                "api", "v1", "namespaces", namespace, "pods", name, "status",
-            ]:  # fmt: skip
-                self._only("GET")
+            case ["api", "v1", "namespaces", namespace, "pods", name, *end] if self.command == "GET" and end in (
+                [],
+                ["status"],
+            ):
                 self._allow(user, "get", "pods", name, namespace)
                 return 200, self.node.store.read_pod(namespace, name)
             case ["api", "v1", "namespaces", namespace, "pods", name, "resize"]:
@@ -192,8 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._only("GET")
                 self._allow(user, "list", "events", "", namespace)
                 return 200, self._events(namespace, query)
-            case ["apis", "batch", "v1", "namespaces", namespace, "jobs", name]:
-                self._only("GET")
+            case ["apis", "batch", "v1", "namespaces", namespace, "jobs", name] if self.command == "GET":
                 with self.node.store.lock:
                     job = self.node.store.jobs.get((namespace, name))
                     if job is None:
@@ -202,7 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
             case ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]:
                 self._only("POST")
                 return 201, self._review(user, _json(body))
-        raise answers.no_such_path()
+        if user.pod_uid is not None:
+            raise rbac_refusal(user.name, self.command.lower(), "/".join(parts[4:]), "", self.node.namespace)
+        return operator_api.serve(self.node, self.command, parts, _json(body) if body else {}, query)
 
     def _only(self, method: str) -> None:
         if self.command != method:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from . import job, spec
-from .answers import Json
+from .answers import Json, not_found
 from .container import ContainerRun
 from .job import JobSpec, JobVerdict, PodFacts
 from .kubelet import PodRuntime
@@ -148,6 +148,13 @@ class JobController:
             self._write_job(run)
             self.create(run)
         return JobHandle(self._host, run)
+
+    def handle(self, namespace: str, name: str) -> JobHandle:
+        """The newest Job of that name. ApiError 404 if there is none."""
+        for run in reversed(self._runs):
+            if (run.template["metadata"]["namespace"], run.name) == (namespace, name):
+                return JobHandle(self._host, run)
+        raise not_found(name, "jobs.batch")
 
     def stop(self) -> None:
         """No pod is made any more."""

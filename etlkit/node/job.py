@@ -76,6 +76,13 @@ def check(spec: JobSpec, name: str) -> None:
         )
 
 
+def replacement_policy(given: str | None, failure_policy: bool) -> ReplacementPolicy:
+    """``podReplacementPolicy``, or its default: Failed where there is a podFailurePolicy (F24)."""
+    if given is None:
+        return "Failed" if failure_policy else "TerminatingOrFailed"
+    return "Failed" if given == "Failed" else "TerminatingOrFailed"
+
+
 def replacement_delay_s(timings: Timings, failed_pods: int) -> float:
     """Before the next pod: nothing after a first deletion, then doubled with each failed pod."""
     if failed_pods == 0:

@@ -152,6 +152,15 @@ class PodRuntime:
         group.set_cpu(spec.limit_cores(view.actual))
         now = time.monotonic()
         run = ContainerRun(item.name, view.restart_count, limit, now, [(now, limit)])
+        # Told first, so that it stands before whatever the process writes.
+        self._tell(
+            {
+                "event": "container_started",
+                "container": item.name,
+                "restart_count": view.restart_count,
+                "limit_bytes": limit,
+            }
+        )
         item.process = RunningContainer(
             [str(part) for part in [*item.manifest.get("command", ()), *item.manifest.get("args", ())]],
             environment=self._environment(item, group.environment),
@@ -168,14 +177,6 @@ class PodRuntime:
         if item.starts == 1:
             self.host.store.event(self.pod, "Normal", "Created", "Container created")
         self.host.store.event(self.pod, "Normal", "Started", "Container started")
-        self._tell(
-            {
-                "event": "container_started",
-                "container": item.name,
-                "restart_count": view.restart_count,
-                "limit_bytes": limit,
-            }
-        )
         self.resizing.settle()
 
     def _start_failed(self, item: ContainerState) -> None:

@@ -25,12 +25,13 @@ from . import admission, certificates, enforce, environment, job, spec
 from .admission import Rules, User
 from .answers import Json
 from .api import ApiServer
-from .controller import JobController, JobHandle, JobRun, PodResult
+from .controller import JobController, JobHandle, JobRun, MakeSurroundings, PodResult
 from .enforce import Enforcer
 from .faults import Faults
 from .job import JobSpec
 from .kubelet import PodRuntime
 from .kubelet_parts import Surroundings
+from .operator_api import PodLog
 from .store import Store
 from .timings import Timings
 
@@ -72,6 +73,7 @@ class Node:
         self.enforcer: Enforcer = enforcer or enforce.choose(enforcement)
         self.folder = Path(tempfile.mkdtemp(prefix="etlkit-node-"))
         self._runtimes: dict[str, PodRuntime] = {}
+        self._logs: dict[str, PodLog] = {}
         self._ballast: dict[str, int] = {}
         self._jobs = JobController(self)
         self._tokens: dict[str, User] = {}
@@ -172,9 +174,47 @@ class Node:
         def around(folder: Path, api: Mapping[str, str]) -> Surroundings:
             return Surroundings(environment_base or {}, api, folder, working_folder, stdout, stderr, on_event)
 
-        kinds: dict[str, job.ReplacementPolicy] = {"Failed": "Failed", "TerminatingOrFailed": "TerminatingOrFailed"}
-        spec_ = JobSpec(policy, backoff_limit, tuple(failure_rules), kinds[replacement_policy])
-        return self._jobs.start(JobRun(name, spec_, template, around, created_s=time.monotonic()))
+        replacement = job.replacement_policy(replacement_policy, bool(failure_rules))
+        job_spec = JobSpec(policy, backoff_limit, tuple(failure_rules), replacement)
+        return self._jobs.start(JobRun(name, job_spec, template, around, created_s=time.monotonic()))
+
+    def apply_job(self, manifest: Json) -> JobHandle:
+        """A Job as ``kubectl apply`` sends it."""
+        body, template = manifest.get("spec") or {}, copy.deepcopy((manifest.get("spec") or {}).get("template") or {})
+        meta = manifest["metadata"]
+        template["metadata"] = (template.get("metadata") or {}) | {"name": meta["name"], "namespace": meta["namespace"]}
+        limit = body.get("backoffLimit")
+        log = PodLog()
+        job_spec = JobSpec(
+            str((template.get("spec") or {}).get("restartPolicy", "Always")),
+            6 if limit is None else int(limit),
+            tuple((body.get("podFailurePolicy") or {}).get("rules") or ()),
+            job.replacement_policy(body.get("podReplacementPolicy"), bool(body.get("podFailurePolicy"))),
+        )
+        run = JobRun(meta["name"], job_spec, template, self._logged(log), created_s=time.monotonic())
+        return self._jobs.start(run)
+
+    def apply_pod(self, manifest: Json) -> PodRuntime:
+        """A bare pod as ``kubectl apply`` sends it."""
+        with self.store.lock:
+            return self.place(manifest, self._logged(PodLog()))
+
+    def _logged(self, log: PodLog) -> MakeSurroundings:
+        def around(folder: Path, api: Mapping[str, str]) -> Surroundings:
+            self._logs[folder.name] = log
+            return Surroundings({}, api, folder, stdout=log.write, stderr=log.write, on_event=log.event)
+
+        return around
+
+    def job_handle(self, namespace: str, name: str) -> JobHandle:
+        return self._jobs.handle(namespace, name)
+
+    def log_of(self, uid: str) -> PodLog:
+        return self._logs.get(uid) or PodLog()
+
+    def pod_runtime(self, namespace: str, name: str) -> PodRuntime:
+        with self.store.lock:
+            return self._runtimes[self.store.pod(namespace, name)["metadata"]["uid"]]
 
     def start_pod(self, manifest: Json, *, stdout: Callable[[str, bytes], None] | None = None) -> PodRuntime:
         """A bare pod, without a Job (F29)."""
@@ -183,7 +223,8 @@ class Node:
         with self.store.lock:
             return self.place(given, lambda folder, api: Surroundings({}, api, folder, stdout=stdout))
 
-    def place(self, manifest: Json, around: Callable[[Path, Mapping[str, str]], Surroundings]) -> PodRuntime:
+    def place(self, manifest: Json, around: MakeSurroundings) -> PodRuntime:
+        """Creates the pod and starts it when there is room. Holds the lock."""
         pod = spec.create(manifest, node_name="node1", address=_ADDRESS)
         meta = pod["metadata"]
         folder = self.folder / "pods" / meta["uid"]
@@ -216,8 +257,7 @@ class Node:
 
     def runtime(self, pod_name: str) -> PodRuntime:
         """The running pod of that name."""
-        pod = self.store.pod(self.namespace, pod_name)
-        return self._runtimes[pod["metadata"]["uid"]]
+        return self.pod_runtime(self.namespace, pod_name)
 
     def service_account(self, pod_name: str) -> Path:
         """The folder that the pod finds its token in."""

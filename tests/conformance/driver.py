@@ -113,9 +113,6 @@ class Driver(Protocol):
     def pods_of(self, name: str) -> list[str]:
         """All pods that the Job of this first pod has made, oldest first."""
 
-    def versions(self, name: str) -> list[Json]:
-        """Every state of the pod since it was created, as a watch saw them."""
-
     def fill(self, leaving: str) -> Callable[[], None]:
         """Takes all room but ``leaving`` (beside what runs); call the answer to give it back."""
 
@@ -272,6 +269,7 @@ class NodeDriver:
         return [str(pod.pod["metadata"]["name"]) for pod in self._jobs[name].pods]
 
     def versions(self, name: str) -> list[Json]:
+        """Every state of the pod since it was created, as a watch would see them."""
         with self._lock:
             return [v for v in self._versions if v["kind"] == "Pod" and v["metadata"]["name"] == name]
 
