@@ -45,11 +45,13 @@ def is_arrow(value: object) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """NumPy scalars as Python ones, enums as their values; everything else unchanged."""
+    """NumPy scalars as Python ones, enums as their values, decimal NaN and infinity as floats; all else as it is."""
     if isinstance(value, enum.Enum):
         return plain(value.value)
     if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         return value.item()
+    if isinstance(value, Decimal) and not value.is_finite():
+        return float(value)
     return value
 
 

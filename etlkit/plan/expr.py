@@ -167,7 +167,7 @@ class Expr:
         """Whether the value is one of ``values``. Null is null, as with ``==``, unless ``None`` is among them."""
         if isinstance(values, (str, bytes, Expr)) or not (isinstance(values, Iterable) or is_arrow(values)):
             raise PlanError(f"isin needs a list of values, not {values!r}", "write .isin([a, b, c])")
-        return Call("is_in", (self,), (("values", ValueSet(tuple(values))),))
+        return Call("is_in", (self,), (("values", ValueSet(tuple(plain(value) for value in values))),))
 
     is_in = isin
 
