@@ -19,7 +19,8 @@ import pyarrow as pa
 
 READ_BUFFER_BYTES = 64 * 1024
 PAGE_BYTES = 2 * 1024 * 1024
-"""What a page rarely exceeds; writers aim at 1 MiB."""
+"""What a page of these writers rarely exceeds; they aim at 1 MiB. DuckDB makes one page of a whole column chunk."""
+_SMALL_PAGES = ("parquet-cpp", "parquet-rs", "parquet-mr", "polars")
 _MIN_LENGTH_CAP = 64
 _FOOTER_EXPANSION = 8
 """A footer in memory against its bytes in the file (measured: 6 to 9)."""
@@ -62,13 +63,15 @@ def column_leaves(schema: pa.Schema) -> dict[str, list[tuple[int, pa.DataType]]]
 def row_group_facts(metadata: Any, index: int, leaves: Sequence[tuple[int, pa.DataType]]) -> RowGroupFacts:
     """``metadata`` is a pyarrow ``FileMetaData``."""
     group = metadata.row_group(index)
+    page_bytes = PAGE_BYTES if str(metadata.created_by).lower().startswith(_SMALL_PAGES) else None
     encoded, decoded, unit = 0, 0, metadata.serialized_size * _FOOTER_EXPANSION
     for leaf, kind in leaves:
         chunk = group.column(leaf)
         dictionary_bytes = _dictionary_bytes(chunk)
         encoded += chunk.total_compressed_size
         decoded += _decoded_bytes(chunk, kind, dictionary_bytes)
-        unit += READ_BUFFER_BYTES + 2 * min(chunk.total_uncompressed_size, PAGE_BYTES) + dictionary_bytes
+        page = chunk.total_uncompressed_size if page_bytes is None else min(chunk.total_uncompressed_size, page_bytes)
+        unit += READ_BUFFER_BYTES + 2 * page + dictionary_bytes
     return RowGroupFacts(group.num_rows, encoded, decoded, unit)
 
 

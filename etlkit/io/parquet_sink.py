@@ -20,7 +20,7 @@ from .part_file import PartFile
 
 COMPRESSIONS = ("snappy", "zstd", "lz4", "gzip", "brotli", "none")
 ROW_GROUP_ROWS = 128 * 1024
-ROW_GROUP_BYTES = 64 * 1024 * 1024
+ROW_GROUP_BYTES = 32 * 1024 * 1024
 """Decoded bytes at which a row group is written though it has fewer rows."""
 SAMPLE_ROWS = 16 * 1024
 DICTIONARY_RATIO = 0.25

@@ -22,7 +22,7 @@ from .paths import state_error
 from .sink import Part
 
 MAX_OPEN_FILES = 32
-MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 """Over all open partitions of one split; the fullest is written out first."""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 

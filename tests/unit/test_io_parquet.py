@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import decimal
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -232,6 +235,33 @@ def test_decoded_estimate_holds_for_dictionary_strings(tmp_path: Path) -> None:
     real = sum(batch.nbytes for batch in source.read(split, None, None, 5000))
     assert real <= split.decoded_bytes <= 4 * real
     assert split.encoded_bytes * 50 < real
+
+
+PEAK = """
+import sys, pyarrow as pa
+from etlkit.io.parquet import ParquetSource
+source = ParquetSource([sys.argv[1]])
+split = source.splits(None, None, 1)[0]
+pool = pa.default_memory_pool()
+assert sum(batch.num_rows for batch in source.read(split, None, None, 512)) > 50_000
+assert pool.max_memory() <= split.unit_bytes, (pool.max_memory(), split.unit_bytes)
+assert split.decoded_bytes > pool.max_memory() / 2
+"""
+
+
+@pytest.mark.parametrize("writer", ["pyarrow", "duckdb"])
+def test_reading_in_slices_stays_within_the_unit(tmp_path: Path, writer: str) -> None:
+    """DuckDB makes one page of a whole column chunk, which then is in memory at once, however small the batches."""
+    path = tmp_path / "a.parquet"
+    if writer == "duckdb":
+        duckdb = pytest.importorskip("duckdb")
+        text = "md5(i::varchar) || md5((i * 7)::varchar)"
+        duckdb.sql(f"copy (select i, {text} as s from range(100000) t(i)) to '{path}' (row_group_size 100000)")
+    else:
+        values = range(100_000)
+        write(path, pa.table({"i": values, "s": [f"{i * 7919:064}" for i in values]}), 100_000)
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    subprocess.run([sys.executable, "-c", PEAK, str(path)], check=True, env=environment)
 
 
 def test_footers_are_not_kept(tmp_path: Path) -> None:
