@@ -259,7 +259,7 @@ def check_cluster(settings: Settings, environ: Mapping[str, str] = os.environ) -
     from ..kube.answer import Kind
     from ..kube.client import Patience, PodClient
     from ..kube.identity import PodIdentity, find_access, find_identity, missing_names
-    from ..kube.outcome import read_pod
+    from ..kube.pod import read_pod
 
     access, identity = find_access(environ), find_identity(environ)
     if access is None:

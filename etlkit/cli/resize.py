@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..kube.answer import Answer
     from ..kube.official import OfficialClient
-    from ..kube.outcome import PodView, Resources
+    from ..kube.pod import PodView, Resources
 
 NAME = "resize"
 HELP = "resize a container or sidecar of a running pod, in place"
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import UsageError
     from ..exits import Exit
     from ..kube.official import OfficialClient
-    from ..kube.outcome import Resources, read_pod
+    from ..kube.pod import Resources, read_pod
     from ..units import parse_bytes, parse_cpu, parse_seconds
 
     target = Resources(
@@ -94,7 +94,8 @@ def _follow(
 ) -> int:
     from ..decide.events import ResizeOutcome
     from ..exits import Exit
-    from ..kube.outcome import ResizeTracker, read_pod
+    from ..kube.outcome import ResizeTracker
+    from ..kube.pod import read_pod
     from ..units import format_seconds
 
     began_s = time.monotonic()

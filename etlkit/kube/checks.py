@@ -14,7 +14,8 @@ from ..decide.events import ResizeMode
 from ..units import format_bytes, format_seconds
 from .answer import Answer, Kind
 from .budget import DEFAULT_BACKOFF_LIMIT, UNLIMITED, restarts_left
-from .outcome import PodView, explain_pending
+from .outcome import explain_pending
+from .pod import PodView
 
 SUPPORTED, POSSIBLE = (1, 35), (1, 33)
 """Tested from the first on; resizing exists from the second on, at one's own risk."""

@@ -24,7 +24,7 @@ from ..units import quantity_bytes
 from . import wire
 from .answer import Answer, Kind, read_answer
 from .identity import Access, PodIdentity
-from .outcome import PodView
+from .pod import PodView
 
 _USER_AGENT = "etlkit"
 PATCH_TYPE = "application/strategic-merge-patch+json"

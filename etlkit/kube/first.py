@@ -18,7 +18,7 @@ from ..decide.events import FINAL_OUTCOMES, ResizeMode, ResizeOutcome, ResizeRep
 from .budget import restarts_left
 from .client import PodClient
 from .identity import PodIdentity
-from .outcome import PodView
+from .pod import PodView
 from .resizer import Resizer
 
 _TICK_S = 0.05

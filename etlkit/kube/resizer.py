@@ -21,7 +21,8 @@ from ..errors import EtlkitError
 from .answer import OUTCOMES, Answer, Kind
 from .client import PodClient
 from .identity import PodIdentity
-from .outcome import PAGE_SLACK_BYTES, Deadlines, PodView, ResizeTracker, Resources, Standing, read_pod
+from .outcome import PAGE_SLACK_BYTES, Deadlines, ResizeTracker, Standing
+from .pod import PodView, Resources, read_pod
 
 _NO_ANSWER = frozenset({Kind.TIMEOUT, Kind.RESET, Kind.UNREACHED, Kind.TLS})
 

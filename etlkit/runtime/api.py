@@ -24,7 +24,7 @@ from ..exits import Exit
 from ..kube.budget import UNLIMITED, restarts_left
 from ..kube.client import PodClient
 from ..kube.identity import find_access, find_identity
-from ..kube.outcome import PodView
+from ..kube.pod import PodView
 from ..kube.resizer import Resizer
 from ..memory import Ledger, MemoryReader, find_cpu_reader, find_reader
 from ..memory.wall import Wall

@@ -18,7 +18,7 @@ from etlkit.kube.checks import (
     request_for_admin,
     service_account_of,
 )
-from etlkit.kube.outcome import PodView, read_pod
+from etlkit.kube.pod import PodView, read_pod
 from etlkit.units import GIB, MIB
 
 

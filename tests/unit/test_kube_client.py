@@ -15,7 +15,7 @@ from kube_server import ApiServer, Call, Reply, certificates, make_certificates,
 from etlkit.kube.answer import Kind
 from etlkit.kube.client import PATCH_TYPE, Patience, PodClient, moved_request
 from etlkit.kube.identity import Access, PodIdentity
-from etlkit.kube.outcome import PodView, read_pod
+from etlkit.kube.pod import PodView, read_pod
 from etlkit.units import MIB
 
 __all__ = ["certificates", "server"]
@@ -246,7 +246,7 @@ def test_a_failed_start_can_ask_with_the_standard_library_alone(server: ApiServe
 import sys
 from etlkit.kube.identity import find_access, find_identity
 from etlkit.kube.client import PodClient
-from etlkit.kube.outcome import read_pod
+from etlkit.kube.pod import read_pod
 from etlkit.kube.resizer import Resizer
 client = PodClient(find_access(), find_identity())
 pod = read_pod(client.get_pod().body, "etl")

@@ -13,17 +13,8 @@ from kube_server import RECORDED, pod_body
 
 from etlkit.decide.events import ResizeMode, ResizeOutcome
 from etlkit.errors import UsageError
-from etlkit.kube.outcome import (
-    Condition,
-    Deadlines,
-    LastState,
-    PodView,
-    ResizeTracker,
-    Resources,
-    Standing,
-    explain_pending,
-    read_pod,
-)
+from etlkit.kube.outcome import Deadlines, ResizeTracker, Standing, explain_pending
+from etlkit.kube.pod import Condition, LastState, PodView, Resources, read_pod
 from etlkit.units import GIB, MIB
 
 O = ResizeOutcome  # noqa: E741

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from kube_server import pod_body
 
 from etlkit.decide.events import ResizeMode, ResizeOutcome
-from etlkit.kube.outcome import Condition, Deadlines, PodView, ResizeTracker, Resources, read_pod
+from etlkit.kube.outcome import Deadlines, ResizeTracker
+from etlkit.kube.pod import Condition, PodView, Resources, read_pod
 from etlkit.units import MIB
 
 BASE = read_pod(pod_body(), "etl")

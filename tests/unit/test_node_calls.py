@@ -10,7 +10,7 @@ import pytest
 from etlkit.kube.answer import Answer, Kind
 from etlkit.kube.client import Patience, PodClient
 from etlkit.kube.identity import Access, PodIdentity
-from etlkit.kube.outcome import PodView, read_pod
+from etlkit.kube.pod import PodView, read_pod
 from etlkit.node.controller import JobHandle
 from etlkit.node.node import Node
 from etlkit.node.spec import pod_manifest

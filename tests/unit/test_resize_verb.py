@@ -17,7 +17,7 @@ from etlkit.kube.answer import Kind
 from etlkit.kube.client import Patience, PodClient
 from etlkit.kube.identity import Access, PodIdentity
 from etlkit.kube.official import OfficialClient
-from etlkit.kube.outcome import read_pod
+from etlkit.kube.pod import read_pod
 from etlkit.units import MIB
 
 __all__ = ["certificates", "server"]
