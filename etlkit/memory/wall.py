@@ -55,13 +55,12 @@ class Wall:
     """RLIMIT_DATA, kept in step with the limit and with what else the group is charged with.
 
     Place it again with every sample near the limit and after every resize. ``unavailable`` says why there is none.
+    Children inherit the limit as it stands: lift it before starting one, or before the process starts itself again.
     """
 
     def __init__(self, *, pool: str | None = None, root: Path = Path("/")) -> None:
         """``pool``: the backend of Arrow's default pool; asked from pyarrow if it is not given."""
         self._status: PseudoFile | None = open_if_there(root / "proc/self/status")
-        # A second one for the workers' questions: the sampler reads the first at the same time.
-        self._own_status: PseudoFile | None = open_if_there(root / "proc/self/status")
         self._placement: WallPlacement | None = None
         self._lock = threading.Lock()
         self.unavailable = self._why_not(pool)
@@ -78,13 +77,14 @@ class Wall:
         """Where the wall should stand now. None: no limit, or no wall here."""
         if limit_bytes is None or self.unavailable or self._status is None:
             return None
-        status = self._status.read()
-        mapped_data_bytes = field(status, b"\nVmData:") * 1024
-        own_anon_bytes = field(status, b"\nRssAnon:") * 1024
-        stack_bytes = max(0, field(status, b"\nThreads:") - 1) * self._stack_bytes
-        # Code that the kernel has taken back for want of room is still needed: room for it is not free.
-        self._code_bytes = max(self._code_bytes, sample.mapped_bytes)
-        sample = replace(sample, mapped_bytes=self._code_bytes)
+        with self._lock:
+            status = self._status.read()
+            mapped_data_bytes = field(status, b"\nVmData:") * 1024
+            own_anon_bytes = field(status, b"\nRssAnon:") * 1024
+            stack_bytes = max(0, field(status, b"\nThreads:") - 1) * self._stack_bytes
+            # Code that the kernel has taken back for want of room is still needed: room for it is not free.
+            self._code_bytes = max(self._code_bytes, sample.mapped_bytes)
+            sample = replace(sample, mapped_bytes=self._code_bytes)
         return compute_placement(limit_bytes, sample, mapped_data_bytes, own_anon_bytes, stack_bytes)
 
     def apply(self, placement: WallPlacement | None) -> None:
@@ -118,10 +118,10 @@ class Wall:
         For native code that does not survive a failed malloc half-way (pyarrow 26 writing Parquet, ``to_pylist``): ask
         before going in, and fail where failing is safe.
         """
-        placement, status = self._placement, self._own_status
-        if placement is None or status is None:
-            return
         with self._lock:
+            placement, status = self._placement, self._status
+            if placement is None or status is None:
+                return
             room_bytes = placement.data_bytes - field(status.read(), b"\nVmData:") * 1024
         if size_bytes > room_bytes:
             raise MemoryError(f"{purpose} needs {size_bytes} bytes, and {max(0, room_bytes)} are free under the wall")
