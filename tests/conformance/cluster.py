@@ -213,6 +213,13 @@ class ClusterDriver:
             self._ask("DELETE", path)
         for name in self._blockers:
             self.call("DELETE", f"pods/{name}?gracePeriodSeconds=0")
+        # The next test counts the room on the node: what this one had must be given back.
+        names = [name for names in self._seen.values() for name in names]
+        eventually("all pods are gone", lambda: not any(self._lives(name) for name in names), 60)
+
+    def _lives(self, name: str) -> bool:
+        status, pod = self.call("GET", f"pods/{name}")
+        return status == 200 and pod["status"]["phase"] in ("Pending", "Running")
 
     def _ask(self, method: str, path: str, body: Json | None = None, headers: Json | None = None) -> tuple[int, Json]:
         request = urllib.request.Request(
