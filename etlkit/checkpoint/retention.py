@@ -13,7 +13,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..errors import CorruptStateError
+from .document import unwrap
 from .manifest import Manifest
+from .store import Store
 
 FLOOR = "manifests/floor.json"
 """Numbers below the one in here are used up, though their manifests are gone: see the format's "Used numbers"."""
@@ -59,3 +62,14 @@ def epoch_of(name: str) -> int | None:
     """The epoch in a file's name; None for a file that is not ours to remove."""
     match = _EPOCH.search(name)
     return int(match.group(1)) if match else None
+
+
+def floor_of(store: Store) -> int:
+    """Numbers below it are used up. 0 if nothing was collected yet, or if the file is damaged: then the listing has to do."""
+    document = store.read(FLOOR)
+    if document is None:
+        return 0
+    try:
+        return int(unwrap(document, FLOOR)["below"])
+    except (CorruptStateError, KeyError, TypeError, ValueError):
+        return 0

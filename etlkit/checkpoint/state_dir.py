@@ -29,11 +29,11 @@ from datetime import UTC, datetime
 from ..errors import ConfigError, CorruptStateError, FencedError, StateError
 from ..io.sink import Part
 from . import history, lists, verify
-from .document import unwrap, wrap
+from .document import wrap
 from .folding import Folding
 from .manifest import ListRef, Manifest, decode, encode, name_of, number_of
 from .model import Committed, Delta, Json, Phase, Problem, RunRef, Snapshot, StageDelta
-from .retention import FLOOR, Generation, epoch_of, generations, kept
+from .retention import FLOOR, Generation, epoch_of, floor_of, generations, kept
 from .runs import RunReader, RunWriter
 from .store import Store, Taken, open_store
 
@@ -101,7 +101,7 @@ class StateDir:
         lock = place.lock(lock_wait_s)
         try:
             if discard:
-                highest = max(history.numbers(place)[1], _floor(place) - 1)
+                highest = max(history.numbers(place)[1], floor_of(place) - 1)
                 return cls(place, lock, history.History(Folding(), [], highest), keep)
             return cls(place, lock, history.load(place), keep)
         except BaseException:
@@ -221,7 +221,7 @@ class StateDir:
                 stale = number is None and epoch is not None and epoch <= self._epoch
                 if old or stale or "/.probe-" in name:
                     doomed[name] = length
-            if any(name.endswith(".json") for name in doomed) and _floor(self._store) < floor:
+            if any(name.endswith(".json") for name in doomed) and floor_of(self._store) < floor:
                 self._store.replace(FLOOR, wrap({"format": 1, "below": floor}))
             for folder in ("runs", "lists"):
                 for name, length in self._store.sizes(folder).items():
@@ -430,7 +430,13 @@ class StateDir:
                 self._doubtful = earlier
                 raise self._fenced(manifest.id) from error
         manifest = decode(document, manifest.id)
-        self._look_above(manifest)
+        try:
+            self._look_above(manifest)
+        except FencedError:
+            # We slept until our number was used and collected, and have now taken it again: nobody will ever read it.
+            if manifest.id < floor_of(self._store):
+                self._store.remove(name)
+            raise
         self._doubtful = None
         return manifest
 
@@ -448,7 +454,7 @@ class StateDir:
         if above <= manifest.id and self._store.taken(name_of(manifest.id + 1)):
             above = manifest.id + 1
         if above <= manifest.id:
-            above = _floor(self._store) - 1
+            above = floor_of(self._store) - 1
         if above > manifest.id:
             raise self._fenced(above)
 
@@ -514,14 +520,3 @@ class StateDir:
         if not durable:
             with self._mutex:
                 self._pending.discard(name)
-
-
-def _floor(store: Store) -> int:
-    """Numbers below it are used up. 0 if nothing was collected yet, or if the file is damaged: then the listing has to do."""
-    document = store.read(FLOOR)
-    if document is None:
-        return 0
-    try:
-        return int(unwrap(document, FLOOR)["below"])
-    except (CorruptStateError, KeyError, TypeError, ValueError):
-        return 0

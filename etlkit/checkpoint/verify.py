@@ -10,6 +10,7 @@ from ..errors import CorruptStateError, StateError
 from . import history, lists
 from .manifest import Manifest, decode, name_of
 from .model import Problem
+from .retention import floor_of
 from .runs import RunReader
 from .store import Store
 
@@ -29,7 +30,10 @@ def verify(store: Store) -> list[Problem]:
         for damaged in newest.damaged:
             problems[damaged.name] = Problem(damaged.name, damaged.message, True)
     checked: set[str] = set()
+    floor = floor_of(store)
     for number in reversed(history.numbers(store)[0]):
+        if number < floor:
+            continue  # a collection was interrupted: nobody needs it
         document = store.read(name_of(number))
         if document is None:
             continue  # a live run has collected it

@@ -308,7 +308,9 @@ def test_runs_may_be_written_and_committed_from_several_threads(tmp_path: Path) 
             thread.join()
         assert not errors
         found = StateDir.open(tmp_path, read_only=True).snapshot
-        assert found is not None and found.stages[0].finished == Intervals([(0, 40)]) and len(found.stages[0].runs) == 40
+        assert (
+            found is not None and found.stages[0].finished == Intervals([(0, 40)]) and len(found.stages[0].runs) == 40
+        )
         assert not state.verify()
 
 
