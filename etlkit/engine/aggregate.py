@@ -1,9 +1,9 @@
 """Group-by: raw rows to partial states, partial states merged, and the result.
 
 Covers ``plan_aggregates`` and the plan that it makes. All tables are flat apart from the list states of
-``count_distinct`` and ``quantile``; columns have private names (``k0`` for keys, ``v0`` for values, ``s0`` for states,
-``p`` for the input position). What each aggregate keeps is in ``accumulators.py``; how rows get to the right partition is
-in ``hashing.py``.
+``count_distinct`` and ``quantile``; columns have private names (``k0`` for keys, ``v0`` for values, ``s0`` for
+states, ``p`` for the input position). What each aggregate keeps is in ``accumulators.py``, ``sums.py`` and
+``spreads.py``; how rows get to the right partition is in ``hashing.py``.
 
     batch ── prepare ──> raw rows ── fold ──> one partial row a key ── merge ──> one a key ── final ──> what the author asked for
 
@@ -24,6 +24,7 @@ from ..plan.aggregates import Aggregate
 from ..plan.binding import Bound, bind
 from ..plan.expr import Expr, col
 from . import accumulators as acc
+from . import spreads, sums
 from .physical import Form, Use, count_up, form_of
 
 _GLOBAL_KEY = "k0"
@@ -63,6 +64,10 @@ class AggregatePlan:
     schema: pa.Schema
     """Of the result: keys, then aggregates."""
     needs_position: bool
+
+    @property
+    def foldable(self) -> bool:
+        return True
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -225,7 +230,7 @@ class _Planner:
         if kind in ("sum", "mean"):
             raw = self._value(name, aggregate, "sum")
             total = _sum_of(raw, label)
-            return total if kind == "sum" else acc.Mean(total, acc.Count(raw.name, key))
+            return total if kind == "sum" else sums.Mean(total, acc.Count(raw.name, key))
         if kind in ("min", "max"):
             raw = self._value(name, aggregate, "order")
             return acc.Extreme(raw.name, kind, raw.form)
@@ -241,24 +246,24 @@ class _Planner:
             return acc.Edge(raw.name, _POSITION, "min" if kind == "first" else "max", raw.form)
         if kind == "count_distinct":
             raw = self._value(name, aggregate, "group")
-            return acc.Distinct(raw.name, raw.form)
+            return spreads.Distinct(raw.name, raw.form)
         if kind == "quantile":
-            return acc.Quantile(self._value(name, aggregate, "number").name, options["q"])
+            return spreads.Quantile(self._value(name, aggregate, "number").name, options["q"])
         if kind in ("stddev", "variance"):
-            return acc.Spread(self._value(name, aggregate, "number").name, kind == "stddev", options["ddof"])
+            return spreads.Spread(self._value(name, aggregate, "number").name, kind == "stddev", options["ddof"])
         raise PlanError(f"{label}: there is no aggregate '{kind}'", "see etlkit.plan.aggregates for the ones there are")
 
 
-def _sum_of(raw: RawColumn, label: str) -> acc.WholeSum | acc.WideSum:
+def _sum_of(raw: RawColumn, label: str) -> sums.WholeSum | sums.WideSum:
     kind, physical = raw.form.logical, raw.form.physical
     if pa.types.is_floating(physical):
-        return acc.WideSum(raw.name, pa.float64(), label)
+        return sums.WideSum(raw.name, pa.float64(), label)
     if pa.types.is_decimal(physical):
         wide = pa.decimal256(76, kind.scale) if pa.types.is_decimal256(physical) else pa.decimal128(38, kind.scale)
-        return acc.WideSum(raw.name, wide, label)
+        return sums.WideSum(raw.name, wide, label)
     if pa.types.is_decimal(kind):
-        return acc.WholeSum(raw.name, pa.decimal128(38, kind.scale), label)
-    return acc.WholeSum(raw.name, pa.uint64() if pa.types.is_unsigned_integer(kind) else pa.int64(), label)
+        return sums.WholeSum(raw.name, pa.decimal128(38, kind.scale), label)
+    return sums.WholeSum(raw.name, pa.uint64() if pa.types.is_unsigned_integer(kind) else pa.int64(), label)
 
 
 def _try_out(plan: AggregatePlan, schema: pa.Schema) -> None:

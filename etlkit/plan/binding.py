@@ -23,7 +23,7 @@ from . import literals, operators
 from .canonical import resolve_type
 from .decimals import Datum
 from .expr import Call, Column, Expr, Literal, TypeName
-from .operators import Operand, StepError, broadcast
+from .operands import Operand, StepError, broadcast, decoder
 from .predicates import predicate_bounds
 
 __all__ = ["Bound", "bind", "predicate_bounds"]
@@ -179,7 +179,7 @@ class _Binder:
     def _lower(self, expr: Expr) -> Operand:
         if isinstance(expr, Column):
             kind = _field(expr, self._schema, self._whole).type
-            decode = operators.decoder(kind)
+            decode = decoder(kind)
             sample = decode(pa.array([], kind)) if not pa.types.is_string_view(kind) else pa.array([], pa.string())
             return self._add(Step(expr, decode, (), column=expr.name), sample)
         if isinstance(expr, Literal):
