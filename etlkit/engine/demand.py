@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from ..checkpoint import RunRef
-from .planner import ExchangeOutput, ScanInput
+from .stages import ExchangeOutput, ScanInput
 from .widths import row_bytes
 from .work import ROUTE_ROWS, Task
 
@@ -41,9 +41,9 @@ def split_demand_bytes(task: Task, slice_rows: int, runs: Mapping[int, tuple[Run
         working = split.unit_bytes + FORMS * decoded
         rows = split.rows if split.rows is not None else split.decoded_bytes // max(1, width)
     else:
-        sizes = [ref.bytes for ref in runs.get(task.input.stage, ())]
-        working = REDUCE_FORMS * sum(sizes) // task.input.partitions
-        rows = sum(ref.rows for ref in runs.get(task.input.stage, ())) * len(task.partitions) // task.input.partitions
+        refs = [ref for stage in task.input.stages for ref in runs.get(stage, ())]
+        working = REDUCE_FORMS * sum(ref.bytes for ref in refs) // task.input.partitions
+        rows = sum(ref.rows for ref in refs) * len(task.partitions) // task.input.partitions
     output = task.stage.output
     if isinstance(output, ExchangeOutput):
         raw = row_bytes(output.combiner.raw_schema)

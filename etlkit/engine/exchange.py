@@ -11,33 +11,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import pyarrow as pa
 
-from .hashing import partition_batch, partition_ids
-
-
-class Combiner(Protocol):
-    """What makes rows that meet in a partition smaller: the aggregate plan, or nothing (join, sort)."""
-
-    @property
-    def raw_schema(self) -> pa.Schema: ...
-
-    @property
-    def partial_schema(self) -> pa.Schema: ...
-
-    def prepare(self, batch: pa.RecordBatch, position: int) -> pa.RecordBatch:
-        """The narrow columns that travel. ``position``: split << 40 | row, for what goes by input order."""
-        ...
-
-    def fold(self, raw: pa.Table) -> pa.Table:
-        """Raw rows of one partition → partials."""
-        ...
-
-    def merge(self, partials: pa.Table) -> pa.Table:
-        """Partials of one partition → fewer partials."""
-        ...
+from .combiners import Combiner
+from .stages import ExchangeOutput
 
 
 @dataclass(slots=True)
@@ -74,10 +52,11 @@ class SplitState:
 class ExchangeState:
     """Thread-safe. ``lock`` is the engine's: held for list operations only, never while computing."""
 
-    def __init__(self, combiner: Combiner, keys: int, partitions: int, lock: threading.Lock) -> None:
-        self.combiner = combiner
-        self.keys = keys
-        self.partitions = partitions
+    def __init__(self, output: ExchangeOutput, lock: threading.Lock, boundaries: pa.Array | None = None) -> None:
+        self.combiner = output.combiner
+        self.partitions = output.partitions
+        self._router = output.router
+        self._boundaries = boundaries
         self._lock = lock
         self._cells = self._fresh()
         self.raw_bytes = 0
@@ -95,11 +74,8 @@ class ExchangeState:
         return self.raw_bytes + self.partial_bytes + self.writing_bytes
 
     def route(self, batch: pa.RecordBatch) -> list[tuple[int, pa.RecordBatch]]:
-        """The batch, cut by the hash of its first ``keys`` columns."""
-        if self.partitions == 1 or not self.keys:
-            return [(0, batch)]
-        ids = partition_ids(batch.columns[: self.keys], self.partitions)
-        return partition_batch(batch, ids, self.partitions)
+        """The batch, cut into its partitions."""
+        return self._router.route(batch, self.partitions, self._boundaries)
 
     def add(self, split: SplitState) -> None:
         """Called with the lock held, in the same step that marks the split finished."""

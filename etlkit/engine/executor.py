@@ -13,13 +13,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..checkpoint import Intervals, Snapshot, StateDir
+import pyarrow as pa
+
+from ..checkpoint import Delta, Intervals, Phase, Snapshot, StateDir
 from ..io.sink import Part
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.ledger import Ledger
 from .demand import split_demand_bytes
 from .exchange import ExchangeState, Generation
-from .planner import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
+from .routing import ByRange, from_text, to_text
+from .sampling import sample_boundaries
+from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
 from .work import GivenUp, Outcome, Task, Workbench, run_task
 
 STATE = "state"
@@ -179,7 +183,7 @@ class Executor:
             if isinstance(one, ScanInput):
                 tasks += [Task(stage, len(tasks) + index, one, scan=index) for index in range(len(one.splits))]
             else:
-                groups: Sequence[Sequence[int]] = (snapshot.facts.get("ended") or {}).get(str(one.stage), ())
+                groups: Sequence[Sequence[int]] = (snapshot.facts.get("ended") or {}).get(str(one.stages[-1]), ())
                 first = len(tasks)
                 tasks += [
                     Task(stage, first + index, one, partitions=range(start, stop))
@@ -188,6 +192,14 @@ class Executor:
         return tasks
 
     def _enter(self, stage: Stage, snapshot: Snapshot, left: list[Task], total: int) -> None:
+        self.bench.runs = {
+            number: snapshot.stages[number].runs
+            for one in stage.inputs
+            if isinstance(one, ReduceInput)
+            for number in one.stages
+            if number in snapshot.stages
+        }
+        boundaries = self._boundaries(stage, snapshot, left)
         with self._lock:
             self._stage = stage
             self._stage_total = total
@@ -197,17 +209,22 @@ class Executor:
             self._raw_rows = 0
             output = stage.output
             self._exchange = (
-                ExchangeState(output.combiner, output.keys, output.partitions, self._lock)
-                if isinstance(output, ExchangeOutput)
-                else None
+                ExchangeState(output, self._lock, boundaries) if isinstance(output, ExchangeOutput) else None
             )
-            self.bench.runs = {
-                one.stage: snapshot.stages[one.stage].runs
-                for one in stage.inputs
-                if isinstance(one, ReduceInput) and one.stage in snapshot.stages
-            }
             self._wake.notify_all()
         self._say_if_complete()
+
+    def _boundaries(self, stage: Stage, snapshot: Snapshot, tasks: list[Task]) -> pa.Array | None:
+        """The ranges of a sort: found from a sample when its stage first begins, recorded before they are used."""
+        output = stage.output
+        if not isinstance(output, ExchangeOutput) or not isinstance(output.router, ByRange):
+            return None
+        recorded = snapshot.facts.get("boundaries") or {}
+        if str(stage.index) not in recorded:
+            found = sample_boundaries(tasks, self.bench, output)
+            recorded = {**recorded, str(stage.index): to_text(found)}
+            self._state_dir.commit(Delta("ranges of a sort", {}, {"boundaries": recorded}, Phase.RUNNING))
+        return from_text(recorded[str(stage.index)])
 
     # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -323,7 +340,7 @@ class Executor:
     def _maybe_sweep(self) -> None:
         """Fold what has come in, once it is more than a share of the room there is."""
         exchange = self._exchange
-        if exchange is None or exchange.raw_bytes < self._fold_bytes():
+        if exchange is None or not exchange.combiner.foldable or exchange.raw_bytes < self._fold_bytes():
             return
         try:
             exchange.sweep(self.bench.giving_up)

@@ -15,13 +15,19 @@ import pyarrow as pa
 from ..errors import PlanError
 from ..io.formats import open_sink, open_source
 from ..io.sink import Sink
-from ..io.source import KnowsRanges, Source, Split
+from ..io.source import KnowsRanges, Source
 from ..plan import nodes
-from ..plan.aggregates import Aggregate
+from ..plan.aggregates import Aggregate, first
 from ..plan.expr import Column, Expr, col
 from ..plan.pipeline import Pipeline
-from .aggregate import AggregatePlan, plan_aggregates
-from .steps import ExplodeOp, FilterOp, MapOp, MapStep, Op, ProjectOp, Step, bind_ops, needed_before
+from .aggregate import plan_aggregates
+from .combiners import FirstRows
+from .combiners import rows as rows_of
+from .join import JoinReducer, plan_join
+from .reducers import Groups, Reducer, Sorted
+from .routing import ByHash, ByRange, ToOne
+from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
+from .steps import ExplodeOp, FilterOp, MapOp, Op, ProjectOp, bind_ops, needed_before
 from .widths import row_bytes
 
 SINK_SPLIT_BYTES = 32 * 1024 * 1024
@@ -33,73 +39,11 @@ MIN_PARTITIONS, MAX_PARTITIONS = 8, 512
 
 
 @dataclass(frozen=True, slots=True)
-class ScanInput:
-    """Rows of a source through fused steps."""
-
-    source: Source
-    columns: tuple[str, ...] | None
-    predicate: Expr | None
-    steps: tuple[Step, ...]
-    splits: tuple[Split, ...]
-    schema: pa.Schema
-
-
-@dataclass(frozen=True, slots=True)
-class ReduceInput:
-    """Partitions of the exchange that an earlier stage filled, reduced to rows, through fused steps."""
-
-    stage: int
-    reducer: AggregatePlan
-    partitions: int
-    steps: tuple[Step, ...]
-    schema: pa.Schema
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeOutput:
-    """Rows are partitioned by their first ``keys`` columns."""
-
-    combiner: AggregatePlan
-    keys: int
-    partitions: int
-    groups_at_most: int | None = None
-    """Distinct keys can be no more than this, by the ranges that the input's statistics give."""
-
-
-@dataclass(frozen=True, slots=True)
-class SinkOutput:
-    """Rows go to sink number ``sink`` of the job."""
-
-    sink: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    index: int
-    kind: str
-    """For people: ``scan → group``, ``group → write``."""
-    inputs: tuple[ScanInput | ReduceInput, ...]
-    output: ExchangeOutput | SinkOutput
-    schema: pa.Schema
-
-    @property
-    def has_author_functions(self) -> bool:
-        return any(isinstance(step, MapStep) for one in self.inputs for step in one.steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    stages: tuple[Stage, ...]
-    sinks: tuple[Sink, ...]
-    sources: tuple[Source, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Stream:
     """A row stream while lowering: a source or an exchange, and the ops on it so far."""
 
     source: Source | None
-    exchange: tuple[int, AggregatePlan] | None
+    exchange: tuple[tuple[int, ...], Reducer] | None
     ops: tuple[Op, ...]
     schema: pa.Schema
     """After ``ops``."""
@@ -124,8 +68,16 @@ class _Lowering:
                 return self._union([self.lower(one) for one in inputs])
             case nodes.GroupBy(below, keys, aggregates):
                 return [self._group(self.lower(below), keys, dict(aggregates))]
-            case nodes.Distinct() | nodes.Join() | nodes.Sort() | nodes.Limit():
-                raise PlanError(f"{type(node).__name__.lower()} is not built yet", "use the steps that are")
+            case nodes.Distinct(below, keys):
+                return [self._distinct(self.lower(below), keys)]
+            case nodes.Sort(below, keys, descending):
+                return [self._sort(self.lower(below), keys, descending)]
+            case nodes.Limit(nodes.Sort(below, keys, descending), rows):
+                return [self._sort(self.lower(below), keys, descending, rows)]
+            case nodes.Limit(below, rows):
+                return [self._limit(self.lower(below), rows)]
+            case nodes.Join():
+                return [self._join(node)]
             case _:
                 return [self._step(stream, node) for stream in self.lower(node.input)]
 
@@ -202,13 +154,63 @@ class _Lowering:
         wanted = sorted(set().union(*(expr.columns() for _, expr in full.inputs)), key=schema.names.index)
         inputs = [self._input(stream, wanted, EXCHANGE_SPLIT_BYTES) for stream in streams]
         combiner = plan_aggregates(keys, aggregates, inputs[0].schema)
-        partitions = self._partitions(inputs, combiner) if keys else 1
-        bound = _groups_at_most(streams, keys)
-        output = ExchangeOutput(combiner, len(keys), partitions, bound)
+        partitions = self._partitions(inputs, combiner.raw_schema) if keys else 1
+        output = ExchangeOutput(combiner, ByHash(len(keys)), partitions, _groups_at_most(streams, keys))
         index = self._stage("group", inputs, output, combiner.partial_schema)
-        return _Stream(None, (index, combiner), (), combiner.schema)
+        return _Stream(None, ((index,), Groups(combiner)), (), combiner.schema)
 
-    def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], combiner: AggregatePlan) -> int:
+    def _distinct(self, streams: list[_Stream], keys: tuple[str, ...]) -> _Stream:
+        """A group-by of the keys that keeps the first of every other column."""
+        names = streams[0].schema.names
+        self._known(keys, names, "distinct")
+        keys = keys or tuple(names)
+        grouped = self._group(streams, keys, {name: first(name) for name in names if name not in keys})
+        return self._with(grouped, ProjectOp(tuple((name, col(name)) for name in names)))
+
+    def _limit(self, streams: list[_Stream], rows: int) -> _Stream:
+        """Each split keeps its first rows, one partition keeps the first of those, by position."""
+        inputs = [self._input(stream, None, EXCHANGE_SPLIT_BYTES) for stream in streams]
+        schema = inputs[0].schema
+        stored = rows_of(schema, (), positioned=True)
+        output = ExchangeOutput(FirstRows(stored, rows), ToOne(), 1)
+        index = self._stage("limit", inputs, output, stored.raw_schema)
+        return _Stream(None, ((index,), Sorted(stored.raw_schema, schema, (), (), rows)), (), schema)
+
+    def _sort(
+        self, streams: list[_Stream], keys: tuple[str, ...], descending: tuple[bool, ...], limit: int | None = None
+    ) -> _Stream:
+        """Ranges of the first key, each sorted by all of them; with a limit, one range that keeps the first rows."""
+        self._known(keys, streams[0].schema.names, "sort")
+        inputs = [self._input(stream, None, EXCHANGE_SPLIT_BYTES) for stream in streams]
+        schema = inputs[0].schema
+        stored = rows_of(schema, keys, positioned=True)
+        if limit is not None:
+            output = ExchangeOutput(stored, ToOne(), 1)
+        else:
+            partitions = self._partitions(inputs, stored.raw_schema)
+            output = ExchangeOutput(stored, ByRange(descending[0]), partitions)
+        index = self._stage("sort", inputs, output, stored.raw_schema)
+        return _Stream(None, ((index,), Sorted(stored.raw_schema, schema, keys, descending, limit)), (), schema)
+
+    def _join(self, node: nodes.Join) -> _Stream:
+        """Both sides cut by the same hash; a partition of the right is held while the left streams past it."""
+        sides = [self.lower(node.left), self.lower(node.right)]
+        both = (node.left_on, node.right_on)
+        for streams, on in zip(sides, both, strict=True):
+            self._known(on, streams[0].schema.names, "join")
+        inputs = [[self._input(one, None, EXCHANGE_SPLIT_BYTES) for one in streams] for streams in sides]
+        stored = [rows_of(several[0].schema, on, positioned=False) for several, on in zip(inputs, both, strict=True)]
+        partitions = max(self._partitions(i, s.raw_schema) for i, s in zip(inputs, stored, strict=True))
+        indices = tuple(
+            self._stage(f"join {side}", several, ExchangeOutput(kept, ByHash(len(on)), partitions), kept.raw_schema)
+            for side, several, kept, on in zip(("left", "right"), inputs, stored, both, strict=True)
+        )
+        left, right = (several[0].schema for several in inputs)
+        columns, schema = plan_join(left, right, *both, node.how, node.suffix)
+        reducer = JoinReducer(stored[0].raw_schema, stored[1].raw_schema, len(node.left_on), node.how, columns, schema)
+        return _Stream(None, (indices, reducer), (), schema)
+
+    def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], raw: pa.Schema) -> int:
         """A power of two, so that a partition of everything, not folded at all, stays near PARTITION_BYTES."""
         rows = sum(split.rows or 0 for one in inputs if isinstance(one, ScanInput) for split in one.splits)
         unknown = any(
@@ -216,7 +218,7 @@ class _Lowering:
         )
         if unknown:
             return 64
-        needed = max(1, rows * row_bytes(combiner.raw_schema) // PARTITION_BYTES)
+        needed = max(1, rows * row_bytes(raw) // PARTITION_BYTES)
         return min(MAX_PARTITIONS, max(MIN_PARTITIONS, 1 << (needed - 1).bit_length()))
 
     def end(self, end: nodes.End) -> None:
@@ -240,11 +242,11 @@ class _Lowering:
 
     def _input(self, stream: _Stream, wanted: Sequence[str] | None, target_bytes: int) -> ScanInput | ReduceInput:
         if stream.exchange is not None:
-            stage, reducer = stream.exchange
+            stages, reducer = stream.exchange
             steps, schema = bind_ops(stream.ops, reducer.schema, wanted)
-            output = self.stages[stage].output
+            output = self.stages[stages[0]].output
             assert isinstance(output, ExchangeOutput)
-            return ReduceInput(stage, reducer, output.partitions, steps, schema)
+            return ReduceInput(stages, reducer, output.partitions, steps, schema)
         source = stream.source
         assert source is not None
         needed = needed_before(stream.ops, wanted)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from ..checkpoint import RunRef, StateDir
-from ..errors import EtlkitError, InputError
+from ..errors import InputError
 from ..io.sink import Part, Sink
-from .aggregate import AggregatePlan
 from .exchange import ExchangeState, SplitState
-from .planner import ExchangeOutput, ReduceInput, ScanInput, Stage
+from .reducers import Side
+from .stages import ExchangeOutput, ReduceInput, ScanInput, Stage
 from .steps import AuthorError, run_steps
 
 ROUTE_ROWS = 131_072
@@ -85,7 +85,7 @@ def run_task(
     return outcome
 
 
-def _batches(
+def batches_of(
     task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]
 ) -> Iterator[pa.RecordBatch]:
     read = (
@@ -110,31 +110,37 @@ def _scan(
 
 def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) -> Iterator[pa.RecordBatch]:
     """The partitions one after the other: at any time the memory of one."""
-    runs = bench.runs[reduce.stage]
     for partition in task.partitions:
         if bench.giving_up.is_set():
             raise GivenUp
-        final = _reduced(reduce.reducer, partition, runs, bench.state_dir)
-        if final is not None:
-            yield from final.to_batches(max_chunksize=slice_rows)
+        sides = [_side(bench, bench.runs.get(stage, ()), partition) for stage in reduce.stages]
+        if not reduce.reducer.even_if_empty and not any(rows for rows, _ in sides):
+            continue
+        for batch in reduce.reducer.reduce([stream for _, stream in sides]):
+            for start in range(0, batch.num_rows, slice_rows):
+                yield batch.slice(start, slice_rows)
 
 
-def _reduced(reducer: AggregatePlan, partition: int, runs: tuple[RunRef, ...], state_dir: StateDir) -> pa.Table | None:
-    batches: list[pa.RecordBatch] = []
+def _side(bench: Workbench, runs: tuple[RunRef, ...], partition: int) -> tuple[int, Side]:
+    """Rows stored for a partition, and a function that streams them, run by run."""
+
+    def stream() -> Iterator[pa.RecordBatch]:
+        for run in runs:
+            with bench.state_dir.open_run(run) as reader:
+                yield from reader.batches(partition)
+
+    rows = 0
     for run in runs:
-        with state_dir.open_run(run) as reader:
-            batches.extend(reader.batches(partition))
-    partials = pa.Table.from_batches(batches, reducer.partial_schema)
-    if not batches and reducer.keys:
-        return None
-    return reducer.final(reducer.merge(partials))
+        with bench.state_dir.open_run(run) as reader:
+            rows += sum(section.rows for section in reader.sections if section.partition == partition)
+    return rows, stream
 
 
 def _to_sink(task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]) -> None:
     sink = bench.sinks[task.stage.output.sink]  # type: ignore[union-attr]
     staged = sink.stage(task.index, bench.epoch, task.stage.schema)
     try:
-        for batch in _batches(task, bench, slice_rows, outcome, seen):
+        for batch in batches_of(task, bench, slice_rows, outcome, seen):
             staged.write(batch)
             outcome.rows_out += batch.num_rows
         outcome.parts = staged.close()
@@ -165,14 +171,14 @@ def _to_exchange(
         table = pa.Table.from_batches(gathered, combiner.raw_schema)
         gathered.clear()
         rows = 0
-        if bench.preaggregate.get(task.stage.index, True):
+        if combiner.foldable and bench.preaggregate.get(task.stage.index, True):
             folded = combiner.fold(table)
             bench.preaggregate.setdefault(task.stage.index, folded.num_rows < PREAGGREGATE_BELOW * table.num_rows)
             split.partials.append(exchange.route(_one_batch(folded)))
         else:
             split.raw.append(exchange.route(_one_batch(table)))
 
-    for batch in _batches(task, bench, slice_rows, outcome, seen):
+    for batch in batches_of(task, bench, slice_rows, outcome, seen):
         gathered.append(combiner.prepare(batch, position))
         position += batch.num_rows
         rows += batch.num_rows
@@ -191,13 +197,10 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 def _place(task: Task) -> str:
     """Where the rows of a split come from, for an error message."""
     if not isinstance(task.input, ScanInput):
-        return f"partitions {task.partitions.start} to {task.partitions.stop - 1} of stage {task.input.stage}"
+        return f"partitions {task.partitions.start} to {task.partitions.stop - 1} of stage {task.input.stages[0]}"
     files = task.input.source.inventory()
     pieces = [
         f"{files[segment.file].path} [{segment.start}, {segment.stop})"
         for segment in task.input.splits[task.scan].segments
     ]
     return ", ".join(pieces[:3]) + (" …" if len(pieces) > 3 else "")
-
-
-__all__ = ["EtlkitError", "GivenUp", "Outcome", "Task", "Workbench", "run_task"]

@@ -28,7 +28,8 @@ from ..checkpoint import (
 )
 from ..engine.exchange import Generation, drain_cell
 from ..engine.executor import Capture, Executor, reduce_groups
-from ..engine.planner import SINK_SPLIT_BYTES, ExchangeOutput
+from ..engine.planner import SINK_SPLIT_BYTES
+from ..engine.stages import ExchangeOutput, ReduceInput
 from ..errors import EtlkitError, FencedError, StateError
 from ..memory.allocation import is_allocation_failure
 from .opening import parts_of
@@ -182,17 +183,25 @@ class Checkpointer:
         output = self._executor.plan.stages[capture.stage].output
         groups: list[list[int]] = []
         if isinstance(output, ExchangeOutput):
-            stage = snapshot.stages.get(capture.stage)
             sizes: dict[int, int] = {}
-            for run in (*(stage.runs if stage else ()), *runs, *compacted):
-                if run.name in dropped:
-                    continue
-                with self._state_dir.open_run(run) as reader:
-                    for section in reader.sections:
-                        sizes[section.partition] = sizes.get(section.partition, 0) + section.bytes
+            for number in self._met_with(capture.stage):
+                stage = snapshot.stages.get(number)
+                known = [run for run in (stage.runs if stage else ()) if run.name not in dropped]
+                for run in (*known, *runs, *compacted) if number == capture.stage else known:
+                    with self._state_dir.open_run(run) as reader:
+                        for section in reader.sections:
+                            sizes[section.partition] = sizes.get(section.partition, 0) + section.bytes
             groups = reduce_groups(sizes, output.partitions, SINK_SPLIT_BYTES)
         ended[str(capture.stage)] = groups
         return ended
+
+    def _met_with(self, number: int) -> tuple[int, ...]:
+        """The stages whose partitions are reduced together with this one's: both sides of a join."""
+        for stage in self._executor.plan.stages:
+            for one in stage.inputs:
+                if isinstance(one, ReduceInput) and number in one.stages:
+                    return one.stages
+        return (number,)
 
     def _publish(self, wanted: Wanted) -> Report:
         """Make the output visible and say so. May be repeated: a restarted run comes here at once."""

@@ -16,7 +16,7 @@ from ..decide.events import Observed, ResizeMode
 from ..decide.policy import Policy
 from ..engine.exchange import ExchangeState
 from ..engine.executor import Executor, Figures
-from ..engine.planner import ExchangeOutput
+from ..engine.stages import ExchangeOutput
 from ..engine.widths import row_bytes
 from ..memory import Ledger, MemoryReader, MemorySample
 from ..memory.growth import distinct_keys

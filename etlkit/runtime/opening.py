@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Phase, Snapshot, StateDir, open_store
-from ..engine.planner import ExchangeOutput, Plan, ScanInput, lower
+from ..engine.planner import lower
+from ..engine.stages import ExchangeOutput, Plan, ScanInput
 from ..errors import ConfigError, EtlkitError, error_for
 from ..plan.fingerprint import changed_files, differences, fingerprint, run_id
 from ..plan.pipeline import Pipeline

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..decide.policy import Policy
 from ..decide.sizing import comfortable
 from ..engine.demand import split_demand_bytes
-from ..engine.planner import ExchangeOutput, Plan, ScanInput, Stage
+from ..engine.stages import ExchangeOutput, Plan, ScanInput, Stage
 from ..engine.widths import row_bytes
 from ..engine.work import Task
 from .gauge import FULL_SPEED_FOLD_BYTES

@@ -1,0 +1,80 @@
+"""What a plan is made of when it runs: stages, their inputs and outputs. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ..io.sink import Sink
+from ..io.source import Source, Split
+from ..plan.expr import Expr
+from .combiners import Combiner
+from .reducers import Reducer
+from .routing import Router
+from .steps import MapStep, Step
+
+
+@dataclass(frozen=True, slots=True)
+class ScanInput:
+    """Rows of a source through fused steps."""
+
+    source: Source
+    columns: tuple[str, ...] | None
+    predicate: Expr | None
+    steps: tuple[Step, ...]
+    splits: tuple[Split, ...]
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceInput:
+    """Partitions of the exchanges that earlier stages filled, reduced to rows, through fused steps.
+
+    ``stages``: one, or the left and the right side of a join, cut by the same hash into as many partitions.
+    """
+
+    stages: tuple[int, ...]
+    reducer: Reducer
+    partitions: int
+    steps: tuple[Step, ...]
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeOutput:
+    """Rows go to partitions, for a later stage to reduce."""
+
+    combiner: Combiner
+    router: Router
+    partitions: int
+    groups_at_most: int | None = None
+    """Distinct keys can be no more than this, by the ranges that the input's statistics give."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOutput:
+    """Rows go to sink number ``sink`` of the job."""
+
+    sink: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    index: int
+    kind: str
+    """For people: ``scan → group``, ``reduce → write``."""
+    inputs: tuple[ScanInput | ReduceInput, ...]
+    output: ExchangeOutput | SinkOutput
+    schema: pa.Schema
+
+    @property
+    def has_author_functions(self) -> bool:
+        return any(isinstance(step, MapStep) for one in self.inputs for step in one.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    stages: tuple[Stage, ...]
+    sinks: tuple[Sink, ...]
+    sources: tuple[Source, ...]
