@@ -67,6 +67,24 @@ def _halved(
                 yield batch
 
 
+def readable(rows: bytes, delimiter: bytes, parse: Callable[[bytes], pa.Table]) -> Iterator[tuple[bytes, pa.Table]]:
+    """Runs of records that parse together, and what they hold; records that do not parse are left out."""
+    if not rows.strip():
+        return
+    try:
+        table = parse(rows)
+    except (pa.ArrowException, ValueError) as error:
+        if is_allocation_failure(error):
+            raise
+        records = [text for _, text in split_records(rows, delimiter)]
+        if len(records) > 1:
+            middle = len(records) // 2
+            yield from readable(b"".join(records[:middle]), delimiter, parse)
+            yield from readable(b"".join(records[middle:]), delimiter, parse)
+    else:
+        yield rows, table
+
+
 def refuse(place: str, column: Callable[[str], str | None]) -> Reject:
     """``bad_rows="error"``. ``column`` finds the column in a parser's message, if it says one."""
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from ..errors import ConfigError, InputError
-from .bad_rows import BadRows, Parse
+from .bad_rows import BadRows, Parse, readable
 from .batches import conform, empty_batch
 from .records import split_records
 from .source import FileRecord
@@ -62,10 +62,14 @@ class CsvSource(TextSource):
                 f"schema names a column '{unknown[0]}' that {file.path} does not have", f"it has {', '.join(names)}"
             )
         rows = sample[self.head(sample, file) :]
-        if not rows.strip():
+        raw = {name: pa.binary() for name in names}
+        parts = list(readable(rows, self.separator, lambda rows: self._table(rows, names, None, raw)))
+        if not parts:
             return pa.schema([(name, self.types.get(name, pa.string())) for name in names]), pa.table({})
-        guessed = self._table(rows, names, None, {name: pa.binary() for name in self.types}, "skip")
-        texts = self._table(rows, names, None, {name: pa.binary() for name in names}, "skip")
+        texts = pa.concat_tables([table for _, table in parts])
+        guessed = self._table(
+            b"".join(good for good, _ in parts), names, None, {name: pa.binary() for name in self.types}
+        )
         fields = []
         for name in names:
             kind = self.types.get(name) or _as_duckdb(guessed.schema.field(name).type, texts[name])
@@ -86,7 +90,7 @@ class CsvSource(TextSource):
         def parse(rows: bytes) -> pa.RecordBatch | None:
             if not rows.strip():
                 return None
-            table = self._table(rows, names, list(types), types, "error")
+            table = self._table(rows, names, list(types), types)
             if not schema.names:
                 return empty_batch(table.num_rows)
             batches = table.combine_chunks().to_batches()
@@ -104,16 +108,11 @@ class CsvSource(TextSource):
         names: Sequence[str],
         columns: list[str] | None,
         types: Mapping[str, pa.DataType],
-        wrong_width: str,
     ) -> pa.Table:
         return arrow_csv.read_csv(
             pa.py_buffer(rows),
             arrow_csv.ReadOptions(column_names=list(names), use_threads=False, block_size=len(rows) + 1),
-            arrow_csv.ParseOptions(
-                delimiter=self.delimiter,
-                newlines_in_values=True,
-                invalid_row_handler=(lambda row: "skip") if wrong_width == "skip" else None,
-            ),
+            arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
             arrow_csv.ConvertOptions(
                 column_types=dict(types),
                 include_columns=columns,

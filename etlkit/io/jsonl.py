@@ -8,7 +8,7 @@ schema does not have is ignored. Cutting, compression and bad rows are in text_s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,10 +16,8 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from ..errors import InputError
-from ..memory.allocation import is_allocation_failure
-from .bad_rows import BadRows, Parse
+from .bad_rows import BadRows, Parse, readable
 from .batches import conform, empty_batch, normal_schema
-from .records import split_records
 from .source import FileRecord
 from .text_source import TextSource
 
@@ -47,7 +45,8 @@ class JsonLinesSource(TextSource):
     def infer(self, sample: bytes, file: FileRecord) -> tuple[pa.Schema, pa.Table]:
         explicit = pa.schema([pa.field(name, _parsed_type(kind)) for name, kind in self.types.items()])
         found, good = explicit, b""
-        for lines, table in _readable(sample[self.head(sample, file) :], explicit):
+        rows = sample[self.head(sample, file) :]
+        for lines, table in readable(rows, b"", lambda lines: _table(lines, explicit, "infer")):
             try:
                 found = pa.unify_schemas([found, table.schema], promote_options="permissive")
             except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -86,24 +85,8 @@ class JsonLinesSource(TextSource):
         return found.group(1) if found else None
 
 
-def _readable(rows: bytes, explicit: pa.Schema) -> Iterator[tuple[bytes, pa.Table]]:
-    """Runs of lines that parse together, and what they hold; lines that do not parse are left out."""
-    if not rows.strip():
-        return
-    try:
-        table = _table(rows, explicit, "infer")
-    except (pa.ArrowException, ValueError) as error:
-        if is_allocation_failure(error):
-            raise
-        lines = [line for _, line in split_records(rows, b"")]
-        if len(lines) > 1:
-            yield from _readable(b"".join(lines[: len(lines) // 2]), explicit)
-            yield from _readable(b"".join(lines[len(lines) // 2 :]), explicit)
-    else:
-        yield rows, table
-
-
 def _table(rows: bytes, explicit: pa.Schema | None, unknown: str) -> pa.Table:
+    rows.decode()  # pyarrow does not look whether it is UTF-8
     return arrow_json.read_json(
         pa.BufferReader(rows),
         arrow_json.ReadOptions(use_threads=False, block_size=len(rows) + 1),

@@ -90,6 +90,14 @@ def test_compressed_and_truncated(tmp_path: Path) -> None:
         read(source(path))
 
 
+def test_a_line_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a":"x"}\n{"a":"\xff"}\n{"\xfe":1}\n')
+    with pytest.raises(InputError, match="line 2"):
+        read(source(path))
+    assert read(source(path, bad_rows="skip")).to_pylist() == [{"a": "x"}]
+
+
 def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "this is no JSON")
     with pytest.raises(InputError, match=r"a\.jsonl"):
