@@ -53,14 +53,14 @@ def observe(state: str | os.PathLike[str]) -> Observed:
 
 
 def _is_running(place: Path, snapshot: Snapshot, events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the newest attempt is alive: by its process where that is on this machine, else by its last event."""
+    """Whether the newest attempt is alive: by the lock that it holds where it is on this machine, else by its last event."""
     attempts = snapshot.facts.get("attempts") or []
     if snapshot.phase in (Phase.DONE, Phase.FAILED) or not attempts or attempts[-1].get("ended_at") is not None:
         return False
     try:
         holder = orjson.loads((place / LOCK).read_bytes())
         if holder["host"] == socket.gethostname():
-            return _is_alive(int(holder["pid"]))
+            return _holds(int(holder["pid"]), place / LOCK)
     except (OSError, ValueError, TypeError, KeyError):
         pass
     if not events:
@@ -68,13 +68,17 @@ def _is_running(place: Path, snapshot: Snapshot, events: Sequence[Mapping[str, A
     return datetime.now(UTC) - datetime.fromisoformat(events[-1]["at"]) < FRESH
 
 
-def _is_alive(pid: int) -> bool:
-    """A process of that number that is not merely waiting to be reaped."""
+def _holds(pid: int, lock: Path) -> bool:
+    """Whether that process has the lock, without trying for it: a run that starts at this moment must find it free."""
+    inode = f":{lock.stat().st_ino}"
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] != "Z"
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
-        pass
+        return _is_alive(pid)
+    return any("FLOCK" in words and str(pid) in words and any(word.endswith(inode) for word in words) for words in held)
+
+
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
