@@ -62,8 +62,10 @@ class Timeline:
 
     def reserved_gib_s(self) -> float | None:
         """Limit × time; None where there was a time without a limit."""
+        if not self.limits:
+            return None
         total = 0.0
-        for (start_s, limit), (stop_s, _) in zip(self.limits, [*self.limits[1:], (self.end_s, None)], strict=True):
+        for (start_s, limit), (stop_s, _) in pairwise([*self.limits, (self.end_s, None)]):
             if limit is None:
                 return None
             total += limit * max(0.0, stop_s - start_s)
