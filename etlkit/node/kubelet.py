@@ -43,6 +43,7 @@ class PodRuntime:
         self.resizing = Resizing(self)
         self._first_requests: Json = {}
         self._disrupted = ""
+        self._grace_ends_s: float | None = None
         self._worker: Worker | None = None
 
     # ── told from outside, by any thread ─────────────────────────────────────────────────────────────────
@@ -292,7 +293,7 @@ class PodRuntime:
             if item.process is None:
                 item.ended = True
             elif not item.stopping:
-                self.terminate(item, "finish", float(self.pod["spec"]["terminationGracePeriodSeconds"]))
+                self.terminate(item, "finish", self._grace_left_s())
         if any(not item.ended for item in sidecars):
             return
         codes = [self._last_code(item) for item in mains]
@@ -301,6 +302,12 @@ class PodRuntime:
         self.publish()
         self.group.remove()
         self.host.room_changed(self.pod["metadata"]["uid"])
+
+    def _grace_left_s(self) -> float:
+        """For sidecars, which end after the others: what a deletion has left of its grace, two seconds at least."""
+        if self._grace_ends_s is None:
+            return float(self.pod["spec"]["terminationGracePeriodSeconds"])
+        return max(2.0, self._grace_ends_s - time.monotonic())
 
     def _last_code(self, item: ContainerState) -> int:
         for run in reversed(self.history):
@@ -331,28 +338,39 @@ class PodRuntime:
         if why != "resize":
             self.host.store.event(self.pod, "Normal", "Killing", f"Stopping container {item.name}")
         process.signal(signal.SIGTERM)
+        self._kill_later(item, grace_s)
+
+    def _kill_later(self, item: ContainerState, grace_s: float) -> None:
+        process, run = item.process, item.run
 
         def too_late() -> None:
-            if item.run is run and item.process is process:
+            if run is not None and process is not None and item.run is run and item.process is process:
                 run.outlived_grace = True
                 process.signal(signal.SIGKILL)
 
         self.post(too_late, grace_s)
 
     def _delete(self, grace_s: float | None, reason: str) -> None:
-        if self.gone or self.deleting:
+        if self.gone:
+            return
+        period = float(self.pod["spec"]["terminationGracePeriodSeconds"])
+        grace = period if grace_s is None else min(grace_s, period)
+        if self.deleting:
+            # Once more, with less time: that can only shorten it.
+            for item in self.containers:
+                if item.process is not None:
+                    self._kill_later(item, grace)
             return
         self.deleting = True
         self._disrupted = reason
-        period = float(self.pod["spec"]["terminationGracePeriodSeconds"])
-        grace = period if grace_s is None else min(grace_s, period)
+        self._grace_ends_s = time.monotonic() + grace
         self.pod["metadata"]["deletionTimestamp"] = spec.now_text()
         self.pod["metadata"]["deletionGracePeriodSeconds"] = int(grace)
         for item in self.containers:
-            if item.process is not None:
-                self.terminate(item, "delete", grace)
-            else:
+            if item.process is None:
                 item.ended = True
+            elif not item.view.sidecar:
+                self.terminate(item, "delete", grace)
         if self.scheduled:
             self.publish()
             self._after_end()
