@@ -19,6 +19,16 @@ def clean_lineitem(
             charge=ek.col("l_extendedprice") * (1 - ek.col("l_discount")) * (1 + ek.col("l_tax")),
             late=ek.col("l_receiptdate") > ek.col("l_commitdate"),
         )
-        .select("l_orderkey", "l_linenumber", "l_partkey", "l_suppkey", "l_quantity", "l_shipdate", "l_shipmode", "charge", "late")
+        .select(
+            "l_orderkey",
+            "l_linenumber",
+            "l_partkey",
+            "l_suppkey",
+            "l_quantity",
+            "l_shipdate",
+            "l_shipmode",
+            "charge",
+            "late",
+        )
         .write_parquet(out)
     )
