@@ -17,16 +17,17 @@ from .state_dir import StateDir
 
 
 def choose_compaction(runs: Sequence[RunRef], fan_in: int = 8) -> Sequence[RunRef] | None:
-    """The oldest ``fan_in`` runs of the lowest level that has so many, in their order; None if none has.
+    """The runs of the highest level that has ``fan_in`` or more, in their order; None if none has.
 
-    ``runs`` are those of one stage. With at most ``fan_in - 1`` left on each level, n checkpoints leave fewer than
-    ``fan_in · (1 + log(n, fan_in))`` runs.
+    ``runs`` are those of one stage. Asked after every checkpoint, n of them leave about ``fan_in · log(n, fan_in)`` runs. The
+    highest level first, or a caller that asks seldom would find the lowest one full each time; and up to four times ``fan_in``
+    runs at once, so that it catches up.
     """
     levels: dict[int, list[RunRef]] = {}
     for run in runs:
         levels.setdefault(run.level, []).append(run)
     full = [level for level, members in levels.items() if len(members) >= fan_in]
-    return tuple(levels[min(full)][:fan_in]) if full else None
+    return tuple(levels[max(full)][: 4 * fan_in]) if full else None
 
 
 def compact(state_dir: StateDir, runs: Sequence[RunRef], merge: Callable[[int, pa.Table], pa.Table]) -> RunRef:

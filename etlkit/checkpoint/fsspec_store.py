@@ -233,12 +233,13 @@ class _ObjectTarget:
 
     def abort(self) -> None:
         opened, self._opened = self._opened, None
-        with contextlib.suppress(Exception):
-            if opened is not None:
+        if opened is not None:
+            with contextlib.suppress(Exception):
                 opened.discard()
-                opened.closed = True
-            else:
-                self._store._fs.rm_file(self._path)
+            with contextlib.suppress(Exception):
+                opened.closed = True  # or the garbage collector would finish the upload
+        with contextlib.suppress(Exception):
+            self._store._fs.rm_file(self._path)
 
 
 class _ObjectReadable:

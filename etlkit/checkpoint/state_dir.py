@@ -21,7 +21,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -127,7 +127,9 @@ class StateDir:
             return self._snapshot
 
     def open_run(self, ref: RunRef) -> RunReader:
-        return RunReader(self._store, ref)
+        """``CorruptStateError`` if it is not there as it was written; ``FencedError`` if another run has removed it."""
+        with self._fenced_first():
+            return RunReader(self._store, ref)
 
     def bytes_on_disk(self) -> int:
         """Everything below the state directory that checkpoints put there, temporary files included."""
@@ -167,7 +169,7 @@ class StateDir:
     def commit(self, delta: Delta) -> Committed:
         """Make ``delta`` true. On ``StateError`` it is not, the checkpoint before it stands, and ``commit`` may be called
         again with the same and more; on ``FencedError`` another run has taken over. ``ValueError``: it does not fit."""
-        with self._mutex:
+        with self._mutex, self._fenced_first():
             last = self._writable()
             started = time.perf_counter()
             if refusal := self._folding.refusal(delta.stages):
@@ -457,6 +459,17 @@ class StateDir:
             above = floor_of(self._store) - 1
         if above > manifest.id:
             raise self._fenced(above)
+
+    @contextlib.contextmanager
+    def _fenced_first(self) -> Iterator[None]:
+        """A file of ours that is gone may have been removed by a run that took over: then that is what to say."""
+        try:
+            yield
+        except StateError:
+            with self._mutex, contextlib.suppress(StateError):
+                if self._claimed:
+                    self._look_above(self._current)
+            raise
 
     def _fenced(self, number: int) -> FencedError:
         return FencedError(

@@ -6,7 +6,9 @@ checks on the way what must hold at any time.
 
 from __future__ import annotations
 
+import errno
 import posixpath
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -22,9 +24,11 @@ from etlkit.checkpoint import (
     StateDir,
     choose_compaction,
     compact,
+    lists,
+    state_dir,
 )
 from etlkit.checkpoint.disk import Disk
-from etlkit.errors import CorruptStateError
+from etlkit.errors import CorruptStateError, EtlkitError
 from etlkit.io.sink import Part
 
 SPLITS = 6
@@ -38,6 +42,13 @@ def split_text(split: int) -> bytes:
 def expected_output(splits: int = SPLITS) -> dict[str, bytes]:
     parts = {f"part-{split:05d}": split_text(split) for split in range(splits)}
     return {**parts, "total": f"{sum(range(splits * ROWS))}\n".encode(), "_SUCCESS": b"ok\n"}
+
+
+class NoLinks(Disk):
+    """As SMB and some FUSE filesystems are."""
+
+    def link(self, source: str, target: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted", target)
 
 
 class FolderOfParts:
@@ -198,3 +209,19 @@ class Payroll:
     def now(state: StateDir) -> Snapshot:
         assert state.snapshot is not None
         return state.snapshot
+
+
+def main() -> int:
+    """``python -m tests.crash.payroll FOLDER [no-links]``: the job in a process of its own, with small limits."""
+    lists.LARGE_FACT_BYTES, lists.PARTS_A_LIST, state_dir.DELTAS_A_BASE = 50, 2, 3
+    job = Payroll(NoLinks() if "no-links" in sys.argv else Disk(), sys.argv[1])
+    try:
+        job.run()
+    except EtlkitError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -336,14 +336,15 @@ def test_compaction_is_tiered_and_keeps_the_rows(tmp_path: Path) -> None:
         assert sorted(values) == sorted([*range(100), *range(100)])
 
 
-def test_compaction_chooses_the_oldest_of_the_lowest_full_level() -> None:
+def test_compaction_chooses_the_oldest_of_the_highest_full_level() -> None:
     def ref(name: str, level: int) -> RunRef:
         return RunRef(name, 0, level, 1, 1, 1, 0)
 
     runs = [ref("a", 1), ref("b", 0), ref("c", 1), ref("d", 0), ref("e", 0)]
     assert choose_compaction(runs, 4) is None
-    assert [run.name for run in choose_compaction(runs, 2) or ()] == ["b", "d"]
-    assert [run.name for run in choose_compaction(runs[:3], 2) or ()] == ["a", "c"]
+    assert [run.name for run in choose_compaction(runs, 2) or ()] == ["a", "c"]
+    assert [run.name for run in choose_compaction(runs, 3) or ()] == ["b", "d", "e"]
+    assert len(choose_compaction([ref(str(n), 0) for n in range(100)], 3) or ()) == 12
 
 
 def test_a_newer_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
