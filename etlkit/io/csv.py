@@ -25,6 +25,7 @@ from .source import FileRecord
 from .text_source import TextSource
 
 _BOM = b"\xef\xbb\xbf"
+_HEAD_BYTES = 64 * 1024
 _LEADING_ZERO = r"^[+-]?0[0-9]"
 _WHOLE = r"^[+-]?[0-9]{1,38}$"
 _COLUMN = re.compile(r"CSV column #(\d+)")
@@ -77,8 +78,9 @@ class CsvSource(TextSource):
         return pa.schema(fields), guessed
 
     def head(self, data: bytes, file: FileRecord) -> int:
-        start = len(_BOM) if data.startswith(_BOM) else 0
-        return start + len(split_records(data[start : start + 65536], self.separator)[0][1]) if self.header else start
+        if self.header:
+            return self._first_record(data)[1]
+        return len(_BOM) if data.startswith(_BOM) else 0
 
     def parser(self, file: FileRecord, head: Callable[[], bytes], schema: pa.Schema) -> Parse:
         names = self._names(head(), file) if file.size_bytes else tuple(self.schema.names)
@@ -124,21 +126,22 @@ class CsvSource(TextSource):
 
     def _names(self, data: bytes, file: FileRecord) -> tuple[str, ...]:
         """The columns of one file, in its order."""
-        data = data.removeprefix(_BOM)
-        records = split_records(data[: 1 << 16], self.separator)
-        if not records:
+        record, _ = self._first_record(data)
+        place = f"{file.path}, line 1"
+        if not record:
             raise InputError("the file is empty, not even a header", "take it out of the input", place=file.path)
         try:
-            text = records[0][1].decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"is not UTF-8: {error}", "convert the file", place=f"{file.path}, line 1") from error
-        values = next(csv.reader([text], delimiter=self.delimiter), [])
+            values = next(csv.reader([record.decode()], delimiter=self.delimiter))
+        except (UnicodeDecodeError, csv.Error, StopIteration) as error:
+            raise InputError(
+                f"no row of CSV in UTF-8: {error}", "mend the line, or convert the file", place=place
+            ) from error
         if not self.header:
             if self.types and len(self.types) != len(values):
                 raise InputError(
                     f"has {len(values)} values, schema names {len(self.types)} columns",
                     "name every column by schema, or none",
-                    place=f"{file.path}, line 1",
+                    place=place,
                 )
             return tuple(self.types) or tuple(f"column{index}" for index in range(len(values)))
         names: list[str] = []
@@ -148,6 +151,15 @@ class CsvSource(TextSource):
                 name += f"_{names.count(value)}"
             names.append(name)
         return tuple(names)
+
+    def _first_record(self, data: bytes) -> tuple[bytes, int]:
+        """The first record that is not blank, and where it ends."""
+        end = len(_BOM) if data.startswith(_BOM) else 0
+        for _, record in split_records(data[end : end + _HEAD_BYTES], self.separator):
+            end += len(record)
+            if record.strip():
+                return record, end
+        return b"", end
 
     def _check(self, names: tuple[str, ...], file: FileRecord) -> None:
         first = self.inventory()[0].path

@@ -122,8 +122,9 @@ def _opened(
     try:
         try:
             reader = pa.ipc.open_file(opened)
+            names = normal_schema(reader.schema).names  # text that may not be UTF-8
             if columns is not None:
-                found = [index for index, name in enumerate(reader.schema.names) if name in columns]
+                found = [index for index, name in enumerate(names) if name in columns]
                 # None means all to pyarrow; one column is the least that still has rows.
                 options = pa.ipc.IpcReadOptions(included_fields=found or [0], use_threads=False)
                 reader = pa.ipc.open_file(opened, options=options)

@@ -223,15 +223,17 @@ class ParquetSource:
 
 def _footer(parquet: pq.ParquetFile, file: FileRecord) -> _Footer:
     try:
-        arrow = parquet.schema_arrow
+        metadata, arrow = parquet.metadata, parquet.schema_arrow
+        # These are text that may not be UTF-8.
+        names, schema, _ = arrow.names, normal_schema(arrow), metadata.created_by
     except _DAMAGE as error:
         if is_allocation_failure(error):
             raise
         raise _damaged(file.path, error) from error
-    if len(set(arrow.names)) != len(arrow.names):
-        twice = next(name for name in arrow.names if arrow.names.count(name) > 1)
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise InputError("two columns have this name", "rename one", place=f"{file.path}, column {twice}")
-    return _Footer(parquet.metadata, arrow, normal_schema(arrow))
+    return _Footer(metadata, arrow, schema)
 
 
 @contextmanager

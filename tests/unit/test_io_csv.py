@@ -69,7 +69,7 @@ def test_without_header(tmp_path: Path) -> None:
 
 def test_bom_crlf_blank_lines_and_no_newline_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(b"\xef\xbb\xbfa,b\r\n1,x\r\n\r\n2,y")
+    path.write_bytes(b"\xef\xbb\xbf\r\na,b\r\n1,x\r\n\r\n2,y")
     assert read(source(path)).to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
 
 
