@@ -17,6 +17,7 @@ from types import ModuleType
 from .. import __version__
 from ..errors import EtlkitError
 from ..exits import Exit
+from ..observe import logs
 
 VERBS: Mapping[str, str] = {
     "doctor": "check this place: cgroup, state directory, API server, permissions, policies; and where each setting comes from",
@@ -40,6 +41,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"etlkit {module.NAME}", description=module.HELP)
     module.add_arguments(parser)
     args = parser.parse_args(arguments[1:])
+    logs.configure()
     return _guarded(module, args)
 
 
