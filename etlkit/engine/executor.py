@@ -19,6 +19,7 @@ from ..checkpoint import Delta, Intervals, Phase, Snapshot, StateDir
 from ..io.sink import Part
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.ledger import Ledger
+from ..memory.wall import Wall
 from .demand import split_demand_bytes
 from .exchange import ExchangeState, Generation
 from .routing import ByRange, from_text, to_text
@@ -128,6 +129,7 @@ class Executor:
         *,
         workers: int,
         slice_rows: int,
+        wall: Wall | None = None,
     ) -> None:
         self.plan = plan
         self._state_dir = state_dir
@@ -157,7 +159,7 @@ class Executor:
         self._rows_seen = 0
         self._raw_rows = 0
         self._complete_said = False
-        self.bench = Workbench(state_dir, snapshot.epoch, plan.sinks, {}, threading.Event())
+        self.bench = Workbench(state_dir, snapshot.epoch, plan.sinks, {}, threading.Event(), wall=wall)
         ledger.try_reserve(STATE, 0)
 
     # ── stages ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,6 +323,8 @@ class Executor:
 
     def _fail(self, task: Task, error: BaseException) -> None:
         short = is_allocation_failure(error)
+        if short and self.bench.wall is not None:
+            self.bench.wall.give_way()
         with self._wake:
             tries = self._tries[str(task)] = self._tries.get(str(task), 0) + 1
             self._pending.appendleft(task)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ..checkpoint import RunRef, StateDir
 from ..errors import InputError
 from ..io.sink import Part, Sink
+from ..memory.wall import Wall
 from .exchange import ExchangeState, SplitState
 from .reducers import Side
 from .stages import ExchangeOutput, ReduceInput, ScanInput, Stage
@@ -22,6 +23,7 @@ from .steps import AuthorError, run_steps
 
 ROUTE_ROWS = 131_072
 """Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker."""
+WRITE_ROOM_BYTES = 4 << 20
 PREAGGREGATE_BELOW = 0.3
 """A split is folded before it is partitioned where that leaves less than this share of its rows."""
 
@@ -64,6 +66,7 @@ class Workbench:
     runs: dict[int, tuple[RunRef, ...]]
     """By producing stage: what its reduce inputs read."""
     giving_up: threading.Event
+    wall: Wall | None = None
     preaggregate: dict[int, bool] = field(default_factory=dict)
     """By stage: whether its first split showed that folding before partitioning pays."""
 
@@ -141,6 +144,9 @@ def _to_sink(task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, se
     staged = sink.stage(task.index, bench.epoch, task.stage.schema)
     try:
         for batch in batches_of(task, bench, slice_rows, outcome, seen):
+            if bench.wall is not None:
+                # Writing Parquet does not survive a malloc that fails half-way (ADR 6): fail here, where it is safe.
+                bench.wall.require(2 * batch.nbytes + WRITE_ROOM_BYTES, "writing a part")
             staged.write(batch)
             outcome.rows_out += batch.num_rows
         outcome.parts = staged.close()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..units import MIB
+from .heap import free_heap_bytes
 from .pseudofile import PseudoFile, field, open_if_there
 from .sample import MemorySample
 
@@ -64,6 +65,7 @@ class Wall:
         self._placement: WallPlacement | None = None
         self._lock = threading.Lock()
         self.unavailable = self._why_not(pool)
+        free_heap_bytes()  # what it imports must be there before the wall is
         self._original = (0, 0) if self.unavailable else resource.getrlimit(resource.RLIMIT_DATA)
         self._stack_bytes = _thread_stack_bytes()
         self._code_bytes = 0
@@ -123,6 +125,8 @@ class Wall:
             if placement is None or status is None:
                 return
             room_bytes = placement.data_bytes - field(status.read(), b"\nVmData:") * 1024
+        # Freed memory that the heap keeps is mapped already: it serves first.
+        room_bytes += free_heap_bytes()
         if size_bytes > room_bytes:
             raise MemoryError(f"{purpose} needs {size_bytes} bytes, and {max(0, room_bytes)} are free under the wall")
 

@@ -152,11 +152,18 @@ def _attempt(
     log = EventLog(Path(request.state) / EVENTS)
     emit = _emitter(log, renderer)
     ledger = Ledger(None)
+    wall = Wall()
     executor = Executor(
-        opened.plan, opened.state_dir, opened.snapshot, ledger, inbox.put, workers=workers, slice_rows=policy.slice_rows
+        opened.plan,
+        opened.state_dir,
+        opened.snapshot,
+        ledger,
+        inbox.put,
+        workers=workers,
+        slice_rows=policy.slice_rows,
+        wall=wall,
     )
     checkpointer = Checkpointer(executor, opened.state_dir, inbox.put)
-    wall = Wall()
     gauge = Gauge(reader, executor, ledger, wall, workers)
     loop = Loop(opened, executor, checkpointer, gauge, policy, inbox, Tell(emit), resizer)
     emit(

@@ -26,6 +26,7 @@ from ..checkpoint import (
     StageDelta,
     StateDir,
 )
+from ..checkpoint.compaction import choose_compaction, compact
 from ..engine.exchange import Generation, drain_cell
 from ..engine.executor import Capture, Executor, reduce_groups
 from ..engine.planner import SINK_SPLIT_BYTES
@@ -131,8 +132,7 @@ class Checkpointer:
                 executor.committed(capture, self._snapshot())
                 return Skipped(wanted)
             runs = self._write_runs(capture)
-            dropped: tuple[str, ...] = ()
-            compacted: tuple[RunRef, ...] = ()
+            dropped, compacted = self._compact(capture)
             facts = dict(wanted.facts)
             phase = Phase.RUNNING
             if capture.complete:
@@ -173,6 +173,18 @@ class Checkpointer:
         except BaseException:
             writer.abort()
             raise
+
+    def _compact(self, capture: Capture) -> tuple[tuple[str, ...], tuple[RunRef, ...]]:
+        """Merge old runs of the stage when enough of one size have gathered, so that their number stays bounded."""
+        output = self._executor.plan.stages[capture.stage].output
+        stage = self._snapshot().stages.get(capture.stage)
+        if stage is None or not isinstance(output, ExchangeOutput) or capture.complete:
+            return (), ()
+        chosen = choose_compaction(stage.runs)
+        if not chosen:
+            return (), ()
+        merged = compact(self._state_dir, chosen, lambda _, table: output.combiner.merge(table))
+        return tuple(run.name for run in chosen), (merged,)
 
     def _ended(
         self, capture: Capture, runs: tuple[RunRef, ...], compacted: tuple[RunRef, ...], dropped: tuple[str, ...]

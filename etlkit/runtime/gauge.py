@@ -31,6 +31,9 @@ SPILL_S, SPILL_BYTES_PER_S = 0.1, 200 << 20
 """Assumed until measured: letting state go once (folding, writing it as a run, reading it back later)."""
 LEDGER_SHARE = 0.92
 """The ledger promises no more than this share of what the wall lets Arrow allocate; the rest goes to fragmentation."""
+RISK, BACK_OFF_S = 0.2, 10.0
+"""Going on below what is forecast may end in a kill all the same (an author's function, native code, a sidecar): one time in
+five is a judgement, and the back-off after a kill is the kubelet's (F13)."""
 STALL = 2.5
 """What letting go of state costs beside writing it: workers that wait for room, splits undone at the wall, cache read again.
 Measured: docs/adr/0011."""
@@ -53,6 +56,7 @@ class Gauge:
     _outside_bytes: int | None = None
     _rates: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=40))
     _last_s: float = 0.0
+    _begun_with: int = 0
     figures: Figures = field(init=False)
     observed: Observed = field(init=False)
 
@@ -71,6 +75,8 @@ class Gauge:
         least = base + figures.smallest_need_bytes
         full = base + self.workers * figures.split_need_bytes + self.full_state_bytes(figures)
         elapsed = at_s - self._last_s if self._last_s else 0.0
+        if not self._last_s:
+            self._begun_with = figures.splits_done
         self._last_s = at_s
         remaining = self.remaining_s(figures)
         self.observed = Observed(
@@ -83,8 +89,9 @@ class Gauge:
             floor_bytes=least,
             unsaved_s=unsaved_s,
             remaining_s=remaining,
-            spill_cost_s=self.spill_cost_s(figures),
+            spill_cost_s=self.spill_cost_s(figures, over=sample.limit_bytes is not None and full > sample.limit_bytes),
             resize_cost_s=(self.resize_cost_s or RESTART_S) if policy.mode is ResizeMode.RESTART else 0.1,
+            splits_done=figures.splits_done - self._begun_with,
             thrash=thrash(before, sample, elapsed) if before is not None and elapsed > 0 else 0.0,
         )
         return self.observed
@@ -116,8 +123,8 @@ class Gauge:
         # One generation is gathered while the one before it is folded and written; a merge holds old, new and result.
         return 2 * raw + 2 * groups * width
 
-    def spill_cost_s(self, figures: Figures) -> float:
-        """Going on within the limit: how often what room there is fills up, times what letting it go takes."""
+    def spill_cost_s(self, figures: Figures, *, over: bool) -> float:
+        """Going on within the limit: how often what room there is fills up, times what letting it go takes; and the risk."""
         capacity = self.ledger.capacity_bytes
         exchange = self.executor.exchange
         if capacity is None or exchange is None or not figures.rows_in or not figures.rows_total:
@@ -128,7 +135,8 @@ class Gauge:
         if bytes_left + figures.state_bytes <= room:
             return 0.0
         each_s = self.spill_s or SPILL_S + room / SPILL_BYTES_PER_S
-        return float(STALL * bytes_left / room * each_s)
+        risk_s = RISK * (BACK_OFF_S + (self.resize_cost_s or RESTART_S)) if over else 0.0
+        return float(STALL * bytes_left / room * each_s) + risk_s
 
     def rows_per_s(self) -> float:
         if len(self._rates) < 2:

@@ -30,6 +30,8 @@ from .opening import Opened, now
 PROGRESS_EVERY_S = 0.25
 EARLY_S, EARLY_LOOK_S = 5.0, 0.1
 """The first seconds are when the forecast takes shape, and when a resize is cheapest: look more often."""
+RETRY_SPLIT_S = 0.2
+"""Between two tries of a split that finds no memory, from the second on, with a look in between."""
 RETRY_S = 1.0
 """Before a checkpoint that a stage's end needs is tried again."""
 PERMANENT = frozenset({Exit.BAD_INPUT, Exit.CONFIG, Exit.USAGE})
@@ -89,6 +91,9 @@ class Loop:
         self._go_on_after: str | None = None
         self._resizes: list[dict[str, Any]] = [dict(one) for one in opened.snapshot.facts.get("resizes") or []]
         self._asked_at_s = 0.0
+        self._unsent: dict[str, Any] | None = None
+        """An intent whose checkpoint is not committed yet."""
+        self._go_on_at_s: float | None = None
         self._failure: EtlkitError | None = None
         self._retry: tuple[float, Wanted] | None = None
         self._level = instructions.Level.CALM
@@ -100,7 +105,7 @@ class Loop:
         self._look(first=True)
         self._step(events.Started(now_s(), self.gauge.sample.limit_bytes, self.gauge.workers, restarts_left))
         while self.ended is None:
-            timeout = max(0.0, self._next_look_s - now_s())
+            timeout = max(0.0, min(self._next_look_s, self._go_on_at_s or self._next_look_s) - now_s())
             try:
                 self._take(self.inbox.get(timeout=timeout))
             except queue.Empty:
@@ -110,6 +115,10 @@ class Loop:
             if self._give_up_at_s is not None and now_s() >= self._give_up_at_s:
                 self._give_up_at_s = None
                 self.executor.give_up()
+            if self._go_on_at_s is not None and now_s() >= self._go_on_at_s:
+                self._go_on_at_s = None
+                self._look()
+                self.executor.go_on()
             if self._retry is not None and now_s() >= self._retry[0]:
                 wanted, self._retry = self._retry[1], None
                 self.checkpointer.request(wanted)
@@ -214,7 +223,10 @@ class Loop:
         self._go_on_after = None
         self._step(events.AllocationFailed(now_s(), event.task, event.tries, event.slice_rows, event.needed_bytes))
         if self._go_on_after is None and self.ended is None:
-            self.executor.go_on()
+            if event.tries == 1:
+                self.executor.go_on()
+            else:
+                self._go_on_at_s = now_s() + RETRY_SPLIT_S
 
     def _go_on_if(self, reason: str) -> None:
         if self._go_on_after == reason:
@@ -256,7 +268,7 @@ class Loop:
         self.emit("checkpoint_failed", reason=wanted.reason, error=str(known))
         if not isinstance(known, FencedError) and known.exit_code in PERMANENT:
             self._step(events.WorkFailed(now_s(), int(known.exit_code), str(known)))
-        else:
+        elif wanted.decided or self.state.saving is None or isinstance(known, FencedError):
             self._step(events.CheckpointFailed(now_s(), str(known), isinstance(known, FencedError)))
         self._go_on_if(wanted.reason)
         if not wanted.decided and self.ended is None:
@@ -295,13 +307,20 @@ class Loop:
             case instructions.RequestMemory():
                 pass  # its intent is in the checkpoint of the same step, and the PATCH follows that commit
             case instructions.WithdrawResize(to_bytes, _):
-                if self.asks is not None:
-                    self.asks.withdraw(to_bytes)
+                self._withdraw(to_bytes)
             case instructions.Drain(deadline_s, _):
                 self._give_up_at_s = deadline_s
                 self.executor.drain()
             case instructions.Quit(exit_code, reason):
                 self.ended = Ended(exit_code, reason)
+
+    def _withdraw(self, to_bytes: int) -> None:
+        """Take a request back. One whose intent is not committed yet is not sent at all."""
+        if self._unsent is not None:
+            self._unsent["outcome"] = str(events.ResizeOutcome.WITHDRAWN)
+            self._unsent = None
+        elif self.asks is not None:
+            self.asks.withdraw(to_bytes)
 
     def _checkpoint(self, reason: str, asked: instructions.RequestMemory | None) -> None:
         """One commit. The intent to resize is durable in it before the PATCH is sent (law 4)."""
@@ -322,8 +341,11 @@ class Loop:
         self.emit("resize", **intent, message="asking")
 
         def patch() -> None:
-            asks.request(asked.to_bytes, asked.reason)
+            if self._unsent is intent:
+                self._unsent = None
+                asks.request(asked.to_bytes, asked.reason)
 
+        self._unsent = intent
         self.checkpointer.request(Wanted(reason, {"resizes": self._resizes}, patch, even_if_empty=True, decided=True))
 
     # ── the end of an attempt ───────────────────────────────────────────────────────────────────────────────────
