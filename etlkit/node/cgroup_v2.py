@@ -66,7 +66,10 @@ def _enable(group: Path) -> bool:
         if controller in _words(group / "cgroup.controllers") and controller not in _words(control):
             with contextlib.suppress(OSError):
                 control.write_text(f"+{controller}")
-    return "memory" in _words(control)
+        if "memory" not in _words(control):
+            # cpu alone must not follow: with processes inside it would make this a threaded group, for memory useless.
+            return False
+    return True
 
 
 class _V2Group:
