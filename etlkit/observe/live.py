@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .sentences import moment
+
 
 @dataclass(slots=True)
 class Live:
@@ -47,7 +49,7 @@ class Live:
         return (self.at - self.began_at).total_seconds() if self.at and self.began_at else 0.0
 
     def take(self, event: Mapping[str, Any]) -> None:
-        at = _moment(event.get("at"))
+        at = moment(event.get("at"))
         if at is not None:
             self.began_at = self.began_at or at
             self.at = at
@@ -109,10 +111,3 @@ class Live:
         for name in names:
             if event.get(name) is not None:
                 setattr(self, name, event[name])
-
-
-def _moment(text: Any) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None

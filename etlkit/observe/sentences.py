@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..units import format_bytes, format_seconds
 
 PERIODIC = "interval"
 """How the reason of a checkpoint begins that came because its time had come."""
+QUIET = timedelta(seconds=3)
+"""What comes in floods is told no more often, by the events' own time."""
 
 _CODES: Mapping[Any, str] = {
     1: "an unexpected failure",
@@ -46,15 +49,19 @@ class Sentence:
 
 
 class Teller:
-    """Tells events in order, and a reason or a request's outcome only once."""
+    """Tells events in order: a reason or a request's outcome once, and of what comes in floods one in a while."""
 
     def __init__(self) -> None:
         self._reason: object = None
         self._resize: object = None
+        self._told: dict[str, datetime] = {}
+        self._held: dict[str, int] = {}
 
     def tell(self, event: _Event) -> Sentence | None:
         """None where there is nothing that a person would want to read."""
         match event.get("event"):
+            case "attempt_started":
+                self._reason, self._told, self._held = None, {}, {}
             case "resize":
                 outcome = (event.get("outcome"), event.get("to_bytes"), event.get("from_bytes"))
                 if outcome == self._resize:
@@ -68,7 +75,42 @@ class Teller:
                     event = {**event, "reason": None}
                 else:
                     self._reason = reason
-        return sentence(event)
+        told = sentence(event)
+        return told if told is None else self._held_back(event, told)
+
+    def _held_back(self, event: _Event, told: Sentence) -> Sentence | None:
+        """Under pressure the same kind of thing may happen many times a second."""
+        kind, at = _flood(event), moment(event.get("at"))
+        if kind is None or at is None:
+            return told
+        before = self._told.get(kind)
+        if before is not None and at - before < QUIET:
+            self._held[kind] = self._held.get(kind, 0) + 1
+            return None
+        self._told[kind] = at
+        held = self._held.pop(kind, 0)
+        return Sentence(f"{told.text} (and {held} more like it)", told.tone) if held else told
+
+
+def _flood(event: _Event) -> str | None:
+    match event.get("event"):
+        case "allocation_failed":
+            return "allocation"
+        case "level":
+            return f"level {event.get('level')}"
+        case "decision":
+            return f"decision {event.get('instruction')}"
+        case "checkpoint" if str(event.get("reason")).startswith(("spill", "pressure")):
+            return "spill"
+    return None
+
+
+def moment(text: Any) -> datetime | None:
+    """An event's ``at`` as a time; None where it is none."""
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def sentence(event: _Event) -> Sentence | None:

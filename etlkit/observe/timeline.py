@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..units import GIB
+from .sentences import moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def timeline(events: Iterable[Mapping[str, Any]]) -> Timeline:
     run_id: object = None
     for event in events:
         name = event.get("event")
-        at = _moment(event.get("at"))
+        at = moment(event.get("at"))
         if at is None:
             continue
         if name == "attempt_started" and (event.get("run_id") != run_id or event.get("attempt") == 1):
@@ -159,10 +160,3 @@ def _notable(found: Timeline, at_s: float, event: Mapping[str, Any]) -> None:
 def _limit(found: Timeline, at_s: float, limit_bytes: int | None) -> None:
     if not found.limits or found.limits[-1][1] != limit_bytes:
         found.limits.append((at_s, limit_bytes))
-
-
-def _moment(text: Any) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None

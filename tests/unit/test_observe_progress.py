@@ -233,6 +233,16 @@ def test_a_reason_is_told_once():
     assert (first.text, again.text) == ("1 worker from now on: pressure", "gives freed memory back")
 
 
+def test_a_flood_is_told_one_in_a_while_and_counted():
+    teller = Teller()
+    spills = [event("checkpoint", second / 10, id=second, reason="spill: no room", bytes=1) for second in range(50)]
+    told = [said.text for said in map(teller.tell, spills) if said]
+    assert len(told) == 2
+    assert told[1].endswith("(and 29 more like it)")
+    teller.tell(event("attempt_started", 5, attempt=2))
+    assert teller.tell(spills[-1]), "a new attempt is a new story"
+
+
 @pytest.mark.parametrize(
     ("told", "words"),
     [
