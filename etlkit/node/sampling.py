@@ -15,12 +15,14 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from .enforce import orphans, own_group_name
 
 _INTERVAL_S = 0.010
+_LOOK_S = 0.100
 _PS_INTERVAL_S = 0.100
 _WIDTH = 20
 
@@ -74,6 +76,12 @@ def _ps(session: int) -> tuple[list[int], _Use]:
             pids.append(pid)
             rss += kib * 1024
     return pids, _Use(rss, 0)
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class _Figure:
@@ -154,10 +162,7 @@ class _SampledContainer:
 
     def kill_all(self) -> None:
         if self._session is not None:
-            members, _ = self._sample(self._session)
-            for pid in members:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            _kill(self._sample(self._session)[0])
         self._stop.set()
 
     def remove(self) -> None:
@@ -176,8 +181,15 @@ class _SampledContainer:
     def _watch(self) -> None:
         assert self._session is not None
         interval_s = _INTERVAL_S if self._has_proc else _PS_INTERVAL_S
+        members: list[int] = []
+        looked_s = 0.0
         while not self._stop.wait(interval_s):
-            members, use = self._sample(self._session)
+            # Finding the processes means looking at all of the machine's; what they use is read far more often.
+            if not self._has_proc or not members or time.monotonic() - looked_s > _LOOK_S:
+                looked_s = time.monotonic()
+                members, use = self._sample(self._session)
+            else:
+                use = _use_proc(members)
             with self._lock:
                 if self._stop.is_set():
                     return
@@ -185,9 +197,7 @@ class _SampledContainer:
                 if limit is not None and use.anon_bytes > limit and members:
                     self._oom_kills += 1
                     self._show(use)
-                    for pid in members:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                    _kill(self._sample(self._session)[0])
                     return
                 self._show(use)
 
