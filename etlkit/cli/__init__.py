@@ -22,6 +22,7 @@ from ..observe import logs
 VERBS: Mapping[str, str] = {
     "doctor": "check this place: cgroup, state directory, API server, permissions, policies; and where each setting comes from",
     "local": "run a job as a pod, on this machine: a hard memory limit, resizes, restarts",
+    "manifest": "print the Kubernetes YAML for a job",
     "plan": "what would run: stages, splits, projected peak memory, the limit it would ask for",
     "report": "one self-contained HTML page about a run",
     "resize": "resize a container or sidecar of a running pod, in place",

@@ -5,13 +5,19 @@ Each rule is a function from documents to complaints, and is itself tested: the 
 
 from __future__ import annotations
 
+import argparse
 import copy
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from etlkit.cli import manifest
 from etlkit.memory.allocation import allocator_environment
 from etlkit.node import spec as node_spec
 from etlkit.units import parse_bytes
@@ -302,6 +308,74 @@ def test_each_rule_catches_what_it_is_for(rule, change):
     docs = load(REPOSITORY / "manifests" / "etlkit-job.yaml")
     change(docs)
     assert list(rule(docs))
+
+
+# ── what `etlkit manifest` prints ───────────────────────────────────────────────────────────────────────────────────
+
+JOB = str(REPOSITORY / "jobs" / "part_revenue.py")
+
+
+def printed(**options: Any) -> str:
+    parser = argparse.ArgumentParser()
+    manifest.add_arguments(parser)
+    known = vars(parser.parse_args(["jobs/part_revenue.py", "--image", "jobs:1"]))
+    return manifest.text({**known, **options}, "part_revenue")
+
+
+def test_the_one_that_ships_is_what_its_first_lines_say_prints_it(etlkit_command):
+    shipped = (REPOSITORY / "manifests" / "etlkit-job.yaml").read_text()
+    call = re.search(r"^#   etlkit (.*) > job.yaml$", shipped, re.M)
+    done = etlkit_command(*shlex.split(call[1]), cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == shipped
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"memory": "96Mi", "max_memory": "1e9", "cpu": "1", "backoff_limit": 40, "grace": "2m", "storage": "1Ti"},
+        {"resize_policy": "NotRequired", "backoff_limit": 0, "cpu": "500m"},
+        {"name": "on", "namespace": "123", "set": ["a=1", "b=x y: #z", "c='\"\\n"]},
+    ],
+    ids=["defaults", "other sizes", "live", "odd names"],
+)
+def test_what_is_printed_keeps_the_rules(rule, options):
+    docs = list(yaml.safe_load_all(printed(**options)))
+    assert list(rule(docs)) == []
+    assert etl(next(job_specs(docs)))["command"][3:-1] == [f"--set={pair}" for pair in options.get("set", [])]
+    if "name" in options:
+        assert of_kind(docs, "Job")[0]["metadata"] | {"labels": 0} == {"name": "on", "namespace": "123", "labels": 0}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+@example(".5")
+@example("-5")
+@example("1e3")
+@example("No")
+@example("a: b")
+@example("2026-11-24")
+@example("0o17")
+@example("12:30:45")
+def test_any_text_comes_out_of_yaml_as_it_went_in(value):
+    assert yaml.safe_load(f"- {manifest._scalar(value)}") == [value]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--memory", "2Gi", "--max-memory", "1Gi"), "less than --memory"),
+        (("--memory", "lots"), "not a quantity"),
+        (("--backoff-limit", "1"), "no room for a resize"),
+        (("--name", "Part_Revenue"), "no name for Kubernetes"),
+        (("--set", "max_qyt=3"), "did you mean 'max_qty'"),
+    ],
+)
+def test_a_manifest_that_could_not_work_is_refused(etlkit_command, tmp_path, options, words):
+    done = etlkit_command("manifest", JOB, "--image", "jobs:1", *options, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr
+    assert done.stdout == ""
 
 
 def test_every_rule_has_been_seen_to_catch_something():
