@@ -6,6 +6,7 @@ One method a call and nothing else, so that a test can put a recorder, a failing
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Disk:
 
     def fsync(self, handle: int) -> None:
         os.fsync(handle)
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)  # macOS: fsync alone leaves it in the drive's cache
 
     def flush_behind(self, handle: int) -> None:
         """Start of the file up to here: to the disk, then out of the page cache."""

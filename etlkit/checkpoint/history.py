@@ -8,6 +8,7 @@ one manifest is damaged**, which is safe because everything that must not be gon
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..errors import CorruptStateError
@@ -37,10 +38,6 @@ class History:
         return self.chain[-1] if self.chain else None
 
 
-class _Vanished(Exception):
-    """A manifest that was listed is gone: a live run collects while we read."""
-
-
 def numbers(store: Store) -> tuple[list[int], int]:
     """Numbers of the manifests there are, ascending, and the highest number taken by a manifest or a claim."""
     manifests: set[int] = set()
@@ -64,13 +61,25 @@ def load(store: Store, at: int | None = None) -> History:
         found, highest = numbers(store)
         try:
             return _load(store, found if at is None else [n for n in found if n <= at], highest, exact=at is not None)
-        except (_Vanished, CorruptStateError):
+        except CorruptStateError:
             # Files that go away while we read belong to a live run; then the next look sees other files.
             if attempt == _TRIES - 1 or numbers(store) == (found, highest):
                 if at is not None:
                     raise CorruptStateError(f"there is no whole checkpoint {at}", _REMEDY, name=name_of(at)) from None
                 raise
     raise AssertionError("unreachable")
+
+
+def all_manifests(store: Store) -> Iterator[Manifest | CorruptStateError]:
+    """Every manifest there is, ascending; for a damaged one what is wrong with it. ``StateError`` for a newer format."""
+    for number in numbers(store)[0]:
+        document = store.read(name_of(number))
+        if document is None:
+            continue  # a live run has collected it since
+        try:
+            yield decode(document, number)
+        except CorruptStateError as error:
+            yield error
 
 
 class _Reader:

@@ -26,7 +26,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from ..errors import ConfigError, CorruptStateError, FencedError, StateError
+from ..errors import ConfigError, FencedError, StateError
 from ..io.sink import Part
 from . import history, lists, verify
 from .document import wrap
@@ -39,6 +39,7 @@ from .store import Store, Taken, open_store
 
 DELTAS_A_BASE = 32
 _SMALL_BYTES = 64 * 1024
+_LASTING = ("attempts", "resizes", "learned")
 _VISIBLE = (Phase.PUBLISHING, Phase.DONE)
 
 
@@ -62,6 +63,7 @@ class StateDir:
         self._serial = 0
         self._pending: set[str] = set()
         self._doubtful: bytes | None = None
+        self._highest = 0
         self._generations: list[Generation] = []
         self._part_lists: list[ListRef] = []
         self._listed: dict[int, int] = {}
@@ -153,7 +155,7 @@ class StateDir:
             self._write_twin()
             return self._claim_done()
 
-    def claim(self, facts: Mapping[str, Json]) -> Snapshot:
+    def claim(self, facts: Mapping[str, Json], reason: str = "claim") -> Snapshot:
         """Go on with the run that is there: a base of the next epoch. From here on no earlier writer can commit."""
         with self._mutex:
             if self._last is None:
@@ -163,7 +165,38 @@ class StateDir:
             phase = Phase.RUNNING if last.phase is Phase.FAILED else last.phase
             # Damaged manifests above ours may each have been a claim: never use an epoch again.
             self._enter(number, last.epoch + number - last.id)
-            self._write_base(number, self._folding.copy(), Delta("claim", facts=facts), phase)
+            self._write_base(number, self._folding.copy(), Delta(reason, facts=facts), phase)
+            return self._claim_done()
+
+    def go_back(self, number: int) -> Snapshot:
+        """Claim, with the state of an earlier checkpoint of the same run. What came after it is done again.
+
+        ``ConfigError`` once anything may be visible, or for a checkpoint of another run; ``CorruptStateError`` if it is not
+        there whole.
+        """
+        with self._mutex:
+            last = self._last
+            if last is None or last.phase in _VISIBLE:
+                raise ConfigError(
+                    f"{self._store.location}: the run is {last.phase if last else 'not begun'}: there is no going back",
+                    "its output may have been seen already; start a new run instead",
+                )
+            found = history.load(self._store, at=number)
+            earlier = found.chain[-1]
+            if earlier.begun != last.begun:
+                raise ConfigError(
+                    f"checkpoint {number} belongs to the run {earlier.run_id}, which was discarded",
+                    "`etlkit checkpoints STATE list` shows the ones of the present run",
+                )
+            # What happened did happen: attempts and resizes stay in the record.
+            lasting = {key: self._folding.facts[key] for key in _LASTING if key in self._folding.facts}
+            fresh = self._next_number()
+            self._enter(fresh, last.epoch + fresh - last.id)
+            highest = self._highest
+            self._adopt(found)
+            self._highest = highest
+            delta = Delta(f"back to checkpoint {number}", facts=lasting)
+            self._write_base(fresh, self._folding.copy(), delta, Phase.RUNNING)
             return self._claim_done()
 
     def commit(self, delta: Delta) -> Committed:
@@ -194,7 +227,8 @@ class StateDir:
     def fence(self) -> None:
         """``FencedError`` if another writer has claimed the state."""
         with self._mutex:
-            self._look_above(self._writable())
+            self._writable()
+            self._look_above_ours()
 
     def run_writer(self, stage: int, level: int = 0) -> RunWriter:
         """A new run file, needed by nobody until a commit names it."""
@@ -212,7 +246,7 @@ class StateDir:
         """Remove what no kept checkpoint needs: orphans, temporary files, old generations. Bytes removed."""
         with self._mutex:
             last = self._writable()
-            self._look_above(last)
+            self._look_above_ours()
             keeping = kept(self._generations, self._keep)
             floor = keeping[0].base
             needed = set[str]().union(self._pending, *(generation.names for generation in keeping))
@@ -314,13 +348,8 @@ class StateDir:
 
     def _claim_done(self) -> Snapshot:
         self._claimed = True
-        manifests = []
-        for number in history.numbers(self._store)[0]:
-            with contextlib.suppress(CorruptStateError):
-                document = self._store.read(name_of(number))
-                if document is not None:
-                    manifests.append(decode(document, number))
-        self._generations = generations(manifests)
+        found = history.all_manifests(self._store)
+        self._generations = generations(manifest for manifest in found if isinstance(manifest, Manifest))
         snapshot = self.snapshot
         assert snapshot is not None
         return snapshot
@@ -433,7 +462,7 @@ class StateDir:
                 raise self._fenced(manifest.id) from error
         manifest = decode(document, manifest.id)
         try:
-            self._look_above(manifest)
+            self._look_above(manifest.id)
         except FencedError:
             # We slept until our number was used and collected, and have now taken it again: nobody will ever read it.
             if manifest.id < floor_of(self._store):
@@ -449,16 +478,22 @@ class StateDir:
         for stage in stages.values():
             self._pending.difference_update(run.name for run in stage.runs)
 
-    def _look_above(self, manifest: Manifest) -> None:
-        """Is there anything newer than ``manifest``? A writer that slept while others went on *and* collected could find its
+    def _look_above(self, number: int) -> None:
+        """Is there anything newer than ``number``? A writer that slept while others went on *and* collected could find its
         number free again; the floor, read by name, and the listing tell it."""
         above = max((number_of(name) or 0 for name in self._store.names("manifests")), default=0)
-        if above <= manifest.id and self._store.taken(name_of(manifest.id + 1)):
-            above = manifest.id + 1
-        if above <= manifest.id:
+        if above <= number and self._store.taken(name_of(number + 1)):
+            above = number + 1
+        if above <= number:
             above = floor_of(self._store) - 1
-        if above > manifest.id:
+        if above > number:
             raise self._fenced(above)
+
+    def _look_above_ours(self) -> None:
+        number = self._highest
+        if self._doubtful and self._store.read(name_of(number + 1)) == self._doubtful:
+            number += 1  # our own, of which nobody knew whether it was there
+        self._look_above(number)
 
     @contextlib.contextmanager
     def _fenced_first(self) -> Iterator[None]:
@@ -468,7 +503,7 @@ class StateDir:
         except StateError:
             with self._mutex, contextlib.suppress(StateError):
                 if self._claimed:
-                    self._look_above(self._current)
+                    self._look_above_ours()
             raise
 
     def _fenced(self, number: int) -> FencedError:

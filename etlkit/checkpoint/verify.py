@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..errors import CorruptStateError, StateError
 from . import history, lists
-from .manifest import Manifest, decode, name_of
+from .manifest import Manifest, number_of
 from .model import Problem
 from .retention import floor_of
 from .runs import RunReader
@@ -31,17 +31,14 @@ def verify(store: Store) -> list[Problem]:
             problems[damaged.name] = Problem(damaged.name, damaged.message, True)
     checked: set[str] = set()
     floor = floor_of(store)
-    for number in reversed(history.numbers(store)[0]):
-        if number < floor:
-            continue  # a collection was interrupted: nobody needs it
-        document = store.read(name_of(number))
-        if document is None:
-            continue  # a live run has collected it
-        try:
-            manifest = decode(document, number)
-        except StateError as error:
-            problems.setdefault(name_of(number), Problem(name_of(number), error.message, number >= first))
+    for manifest in history.all_manifests(store):
+        if isinstance(manifest, CorruptStateError):
+            number = number_of(manifest.name) or 0
+            if number >= floor:
+                problems.setdefault(manifest.name, Problem(manifest.name, manifest.message, number >= first))
             continue
+        if manifest.id < floor:
+            continue  # a collection was interrupted: nobody needs it
         for problem in _verify_files(store, manifest, needed, checked):
             problems.setdefault(problem.name, problem)
     return sorted(problems.values(), key=lambda problem: (not problem.fatal, problem.name))
