@@ -50,7 +50,7 @@ class Ask:
 
     script: str = WAITS
     memory: str = "64Mi"
-    cpu: str | None = "100m"
+    cpu: str | None = "500m"
     request_memory: str | None = None
     policy: str = "NotRequired"
     restart_policy: str = "OnFailure"

@@ -68,8 +68,8 @@ def test_f01_patch_answers_with_the_new_spec_and_the_next_generation(driver: Dri
     after = resize(driver, name, "128Mi")
     assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
     assert int(after["metadata"]["resourceVersion"]) > int(before["metadata"]["resourceVersion"])
-    assert after["spec"]["containers"][0]["resources"] == resources("128Mi", "100m")
-    assert container_status(after)["resources"] == resources("64Mi", "100m")
+    assert after["spec"]["containers"][0]["resources"] == resources("128Mi", "500m")
+    assert container_status(after)["resources"] == resources("64Mi", "500m")
     assert after["status"]["observedGeneration"] == before["metadata"]["generation"]
 
 
@@ -320,6 +320,12 @@ def test_f08_a_job_survives_backoff_limit_minus_one_restarts(driver: Driver) -> 
     assert eventually("the Job is over", lambda: job_end(driver, name)) == ("Failed", "BackoffLimitExceeded")
 
 
+def test_f08_restarts_of_sidecars_count_too(driver: Driver) -> None:
+    dies = sidecar_manifest("collector", ["/bin/sh", "-c", "sleep 0.5; exit 1"], memory="32Mi")
+    name = driver.start(Ask(cpu=None, sidecars=(dies,), backoff_limit=1))
+    assert eventually("the Job is over", lambda: job_end(driver, name)) == ("Failed", "BackoffLimitExceeded")
+
+
 def job_end(driver: Driver, name: str) -> tuple[str, str] | None:
     kind, reason = driver.job_condition(name)
     return (kind, reason) if kind else None
@@ -383,7 +389,7 @@ def test_f12_but_if_the_start_fails_exit_0_is_the_jobs_end(local: NodeDriver) ->
 
 # ── F13 to F15: deaths ───────────────────────────────────────────────────────────────────────────────────────
 
-HOG = LIMIT + "echo start $(limit); x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo survived; while :; do nap; done"
+HOG = LIMIT + "echo start $(limit); x=$(head -c 80000000 /dev/zero | tr '\\0' x); echo survived; while :; do nap; done"
 
 
 def test_f13_an_oom_kill_is_137_and_backs_off_from_the_second_on(driver: Driver) -> None:
@@ -396,6 +402,22 @@ def test_f13_an_oom_kill_is_137_and_backs_off_from_the_second_on(driver: Driver)
     assert (last["exitCode"], last["reason"]) == (137, "OOMKilled")
     assert status["restartCount"] == 1
     assert [e for e in driver.events(name) if e["reason"] == "BackOff"]
+
+
+@pytest.mark.cgroup
+def test_f13_on_v1_only_the_chosen_process_dies(local: NodeDriver) -> None:
+    if local.node.enforcer.name != "v1":
+        pytest.skip("on v2 the whole container is killed (tests/conformance/test_node_v2_in_uml.py)")
+    script = LIMIT + (
+        "sh -c \"x=\\$(head -c 80000000 /dev/zero | tr '\\\\0' x); echo survived\" || echo child $?; "
+        "while [ ! -e go ]; do nap; done; exit 0"
+    )
+    name = local.start(Ask(script, memory="32Mi"))
+    eventually("a child has died", lambda: "child 137" in local.log(name))
+    assert container_status(local.pod(name))["restartCount"] == 0
+    (local.folder / "go").touch()
+    result = local.handle(name).wait(20)
+    assert (result.exit_code, result.oom_kills, result.job_condition) == (0, 1, "Complete")
 
 
 def test_f13_a_new_size_has_a_fresh_back_off(tmp_path: Path) -> None:
@@ -427,7 +449,7 @@ def test_f14_a_restart_while_deferred_is_at_the_old_limit(local: NodeDriver) -> 
 def test_f15_exiting_before_actuation_can_meet_the_old_limit_of_the_pod(tmp_path: Path) -> None:
     script = LIMIT + (
         "echo start $(limit); [ -e again ] || { touch again; while [ ! -e go ]; do nap; done; exit 75; }; "
-        "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo survived; while :; do nap; done"
+        "x=$(head -c 80000000 /dev/zero | tr '\\0' x); echo survived; while :; do nap; done"
     )
     for stale, expected in ((True, False), (False, True)):
         folder = tmp_path / str(stale)
@@ -556,11 +578,11 @@ def test_f18_an_admission_policy_answers_422_with_its_message(local: NodeDriver)
 
 def test_f19_cpu_is_live(driver: Driver) -> None:
     name = driver.start(Ask())
-    status, body = patch(driver, name, resize_body(resources(cpu="200m")))
+    status, body = patch(driver, name, resize_body(resources(cpu="600m")))
     assert status == 200, body
     eventually("it is done", lambda: settled(driver.pod(name)))
     after = container_status(driver.pod(name))
-    assert after["resources"]["limits"] == {"cpu": "200m", "memory": "64Mi"}
+    assert after["resources"]["limits"] == {"cpu": "600m", "memory": "64Mi"}
     assert after["restartCount"] == 0
 
 
@@ -601,6 +623,19 @@ def test_f21_the_status_can_flip_back_for_a_moment(local: NodeDriver) -> None:
     eventually("it is done, not done, done", lambda: turns() == ["64Mi", "128Mi", "64Mi", "128Mi"])
 
 
+def test_f21_the_limit_file_comes_before_the_status(local: NodeDriver) -> None:
+    local.node.faults.status_lag_s = 1.0
+    script = LIMIT + 'while :; do n=$(limit); [ "$n" = "$o" ] || echo start $n; o=$n; nap; done'
+    name = local.start(Ask(script))
+    eventually("the container is up", lambda: starts(local.log(name)))
+    resize(local, name, "128Mi")
+    assert container_status(local.pod(name))["allocatedResources"]["memory"] == "64Mi"
+    eventually("the file has changed", lambda: starts(local.log(name))[-1] == mib(128))
+    status = container_status(local.pod(name))
+    assert (status["allocatedResources"]["memory"], status["resources"]["limits"]["memory"]) == ("128Mi", "64Mi")
+    eventually("the status follows", lambda: settled(local.pod(name)))
+
+
 # ── F22 to F29: around the pod ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -614,6 +649,19 @@ def test_f22_a_replacement_pod_has_the_templates_size(driver: Driver) -> None:
     eventually("the new one runs", lambda: driver.pod(pods[1])["status"]["phase"] == "Running")
     assert driver.pod(pods[1])["spec"]["containers"][0]["resources"]["limits"]["memory"] == "64Mi"
     assert container_status(driver.pod(pods[1]))["restartCount"] == 0
+
+
+def test_f22_a_pod_without_room_waits_for_it(local: NodeDriver) -> None:
+    leave = local.fill(leaving="100Mi")
+    manifest = pod_manifest("late", ["/bin/sh", "-c", "echo ran"], memory="200Mi")
+    job = local.node.start_job(manifest)
+    eventually("it is not scheduled", lambda: [e for e in local.events("late") if e["reason"] == "FailedScheduling"])
+    pod = local.pod("late")
+    assert pod["status"]["phase"] == "Pending"
+    (condition,) = pod["status"]["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("PodScheduled", "False", "Unschedulable")
+    leave()
+    assert job.wait(20).job_condition == "Complete"
 
 
 def test_f23_rbac_says_who_may_not_do_what(local: NodeDriver) -> None:

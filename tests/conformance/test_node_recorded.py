@@ -84,7 +84,7 @@ def test_answers_have_the_shape_of_the_recorded_ones(local: NodeDriver) -> None:
 
 def test_an_oom_killed_container_and_a_sidecar_have_the_recorded_shape(local: NodeDriver) -> None:
     script = (
-        LIMIT + "[ -e again ] || { touch again; x=$(head -c 200000000 /dev/zero | tr '\\0' x); }; while :; do nap; done"
+        LIMIT + "[ -e again ] || { touch again; x=$(head -c 80000000 /dev/zero | tr '\\0' x); }; while :; do nap; done"
     )
     name = local.start(Ask(script, memory="48Mi"))
     eventually("it is up again", lambda: container_status(local.pod(name))["restartCount"] == 1)
@@ -175,11 +175,11 @@ def ours(local: NodeDriver, name: str, since: int, wanted: Json) -> list[Json]:
 @pytest.mark.parametrize(
     ("timeline", "policy", "wanted"),
     [
-        ("live-grow", "NotRequired", resources("128Mi", "100m")),
-        ("live-shrink", "NotRequired", resources("48Mi", "100m")),
-        ("cpu-live", "NotRequired", resources("64Mi", "200m")),
-        ("restart-grow", "RestartContainer", resources("128Mi", "100m")),
-        ("restart-slow-checkpoint", "RestartContainer", resources("128Mi", "100m")),
+        ("live-grow", "NotRequired", resources("128Mi", "500m")),
+        ("live-shrink", "NotRequired", resources("48Mi", "500m")),
+        ("cpu-live", "NotRequired", resources("64Mi", "600m")),
+        ("restart-grow", "RestartContainer", resources("128Mi", "500m")),
+        ("restart-slow-checkpoint", "RestartContainer", resources("128Mi", "500m")),
     ],
 )
 def test_a_granted_resize_moves_as_recorded(local: NodeDriver, timeline: str, policy: str, wanted: Json) -> None:
@@ -193,7 +193,7 @@ def test_a_granted_resize_moves_as_recorded(local: NodeDriver, timeline: str, po
 
 
 def test_a_shrink_by_restart_moves_as_recorded(local: NodeDriver) -> None:
-    wanted = resources("48Mi", "100m")
+    wanted = resources("48Mi", "500m")
     name = local.start(Ask(policy="RestartContainer"))
     eventually("the container is up", lambda: settled(local.pod(name)) and starts(local.log(name)))
     since = len(local.versions(name))
@@ -204,7 +204,7 @@ def test_a_shrink_by_restart_moves_as_recorded(local: NodeDriver) -> None:
 
 
 def test_a_deferred_resize_moves_as_recorded(local: NodeDriver) -> None:
-    wanted = resources("512Mi", "100m")
+    wanted = resources("512Mi", "500m")
     name = local.start(Ask(policy="RestartContainer"))
     eventually("the container is up", lambda: settled(local.pod(name)) and starts(local.log(name)))
     leave = local.fill(leaving="100Mi")
@@ -233,7 +233,7 @@ def test_a_withdrawn_resize_moves_as_recorded(local: NodeDriver) -> None:
 
 @pytest.mark.cgroup
 def test_a_shrink_below_use_moves_as_recorded(local: NodeDriver) -> None:
-    wanted = resources("16Mi", "100m")
+    wanted = resources("16Mi", "500m")
     script = LIMIT + "x=$(head -c 30000000 /dev/zero | tr '\\0' x); echo start $(limit); while :; do nap; done"
     name = local.start(Ask(script, memory="256Mi"))
     eventually("memory is held", lambda: starts(local.log(name)))
@@ -244,10 +244,10 @@ def test_a_shrink_below_use_moves_as_recorded(local: NodeDriver) -> None:
 
 
 def test_an_oom_kill_moves_as_recorded(local: NodeDriver) -> None:
-    wanted = resources("48Mi", "100m")
+    wanted = resources("48Mi", "500m")
     script = LIMIT + (
         "[ -e again ] && while :; do nap; done; touch again; while [ ! -e go ]; do nap; done; "
-        "x=$(head -c 200000000 /dev/zero | tr '\\0' x)"
+        "x=$(head -c 80000000 /dev/zero | tr '\\0' x)"
     )
     name = local.start(Ask(script, memory="48Mi"))
     eventually("the container is up", lambda: settled(local.pod(name)))
