@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..errors import CorruptStateError
+from ..errors import ConfigError, CorruptStateError
 from . import lists
 from .folding import Folding
 from .manifest import ListRef, Manifest, decode, name_of, number_of
@@ -59,6 +59,11 @@ def load(store: Store, at: int | None = None) -> History:
     """The newest good checkpoint, or exactly the one numbered ``at``."""
     for attempt in range(_TRIES):
         found, highest = numbers(store)
+        if at is not None and at not in found:
+            raise ConfigError(
+                f"{store.location}: there is no checkpoint {at}",
+                f"there are {found[0]} to {found[-1]}; `etlkit checkpoints STATE list` shows them" if found else "",
+            )
         try:
             return _load(store, found if at is None else [n for n in found if n <= at], highest, exact=at is not None)
         except CorruptStateError:
