@@ -120,18 +120,18 @@ class PodClient:
         total_s = self._patience.get_s if body is None else self._patience.patch_s
         try:
             try:
-                token = self.access.token_file.read_bytes().strip()
+                token = self.access.token_file.read_bytes().strip() if self.access.token_file is not None else None
                 context = wire.tls_context(self.access.ca_file)
+                if self.access.client_cert_file is not None:
+                    context.load_cert_chain(self.access.client_cert_file, self.access.client_key_file)
             except OSError as error:
                 return Answer(Kind.NO_TOKEN, message=_words(error))
             # Checked here, since http.client would print a token that it refuses.
-            if re.fullmatch(rb"[!-~]+", token) is None:
+            if token is not None and re.fullmatch(rb"[!-~]+", token) is None:
                 return Answer(Kind.NO_TOKEN, message=f"{self.access.token_file} does not hold one token")
-            headers = {
-                "Authorization": f"Bearer {token.decode()}",
-                "Accept": "application/json",
-                "User-Agent": _USER_AGENT,
-            }
+            headers = {"Accept": "application/json", "User-Agent": _USER_AGENT}
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token.decode()}"
             if body is not None:
                 headers["Content-Type"] = PATCH_TYPE
             status, content, retry_after = wire.call(

@@ -32,8 +32,11 @@ class Access:
 
     host: str
     port: int
-    token_file: Path
+    token_file: Path | None
+    """None with a client certificate alone."""
     ca_file: Path
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
 
     @property
     def server(self) -> str:
@@ -46,8 +49,12 @@ def service_account_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find_access(environ: Mapping[str, str] = os.environ) -> Access | None:
-    """None when this process is not in a pod. Missing token or CA files show up at the first call, by name."""
+    """The pod's own, else that of a kubeconfig which KUBECONFIG names, else None. Missing files show up at the first call."""
     host = environ.get("KUBERNETES_SERVICE_HOST", "").strip("[]")
+    if not host and environ.get("KUBECONFIG"):
+        from .kubeconfig import access_from
+
+        return access_from(Path(environ["KUBECONFIG"].split(os.pathsep)[0]))
     port = environ.get("KUBERNETES_SERVICE_PORT_HTTPS") or environ.get("KUBERNETES_SERVICE_PORT") or "443"
     if not host or not port.isdigit():
         return None
