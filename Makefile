@@ -32,7 +32,7 @@ check: $(INSTALLED)
 
 test: check
 	@scripts/test-machine
-	@echo "tests"; $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@echo "tests"; $(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 clean:
 	@rm -rf .venv data out .etlkit build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,8 +1,8 @@
 """A kubeconfig's current context as an ``Access``: for a job that runs outside of its cluster's pods, as in a debugger.
 
 Covers a server with its authority, and a token or a client certificate, by file or inline. Plugins (``exec``,
-``auth-provider``) are for people; what is inline is put into files that only this user reads and that go with the process. PyYAML comes
-with the official client and is imported here only.
+``auth-provider``) are for people; what is inline is put into files that only this user reads and that go with the process. PyYAML
+comes with the official client and is imported here only.
 """
 
 from __future__ import annotations
