@@ -23,6 +23,19 @@ class User:
     name: str
     pod_uid: str | None = None
     pod_name: str | None = None
+    namespace: str = ""
+    """Of the pod: its role holds there and nowhere else."""
+
+
+POD_MAY = frozenset({("get", "pods"), ("patch", "pods/resize")})
+"""Verbs and resources of the role in ``manifests/``: all that a pod may do (F23)."""
+
+
+def may(user: User, verb: str, resource: str, namespace: str, rules: Rules) -> bool:
+    """RBAC. An operator may do everything, a pod what its role says."""
+    if user.pod_uid is None:
+        return True
+    return (verb, resource) in POD_MAY - rules.denied and namespace == user.namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ class Rules:
     quotas: list[Quota] = field(default_factory=list)
     policies: list[Policy] = field(default_factory=list)
     denied: set[tuple[str, str]] = field(default_factory=set)
-    """RBAC: pairs of verb and resource, such as ``("patch", "pods/resize")``, that pods may not do."""
+    """RBAC: pairs of verb and resource taken away from what pods may do, such as ``("patch", "pods/resize")``."""
     capacity_at_admission: bool = True
     """F7: from 1.36 on more than the node has is refused at the PATCH; before, the kubelet said Infeasible."""
     static_policy: bool = False

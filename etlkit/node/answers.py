@@ -76,6 +76,15 @@ def forbidden(name: str, detail: str, causes: Sequence[Json] = (), kind: str = "
     return ApiError(403, failure(403, "Forbidden", f'{kind} "{name}" is forbidden: {detail}', details))
 
 
+def rbac(user: str, verb: str, resource: str, name: str, namespace: str, group: str = "") -> ApiError:
+    """403 in the words of RBAC. A subresource is named in the sentence and left out of the kind."""
+    detail = f'User "{user}" cannot {verb} resource "{resource}" in API group "{group}" in the namespace "{namespace}"'
+    kind = resource.split("/")[0] + (f".{group}" if group else "")
+    if name:
+        return forbidden(name, detail, kind=kind)
+    return ApiError(403, failure(403, "Forbidden", f"{kind} is forbidden: {detail}", {"kind": kind}))
+
+
 def not_found(name: str, kind: str = "pods") -> ApiError:
     return ApiError(404, failure(404, "NotFound", f'{kind} "{name}" not found', {"name": name, "kind": kind}))
 

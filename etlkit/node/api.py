@@ -195,6 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._allow(user, "list", "events", "", namespace)
                 return 200, self._events(namespace, query)
             case ["apis", "batch", "v1", "namespaces", namespace, "jobs", name] if self.command == "GET":
+                self._allow(user, "get", "jobs", name, namespace, "batch")
                 with self.node.store.lock:
                     job = self.node.store.jobs.get((namespace, name))
                     if job is None:
@@ -203,8 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]:
                 self._only("POST")
                 return 201, self._review(user, _json(body))
-        if user.pod_uid is not None:
-            raise rbac_refusal(user.name, self.command.lower(), "/".join(parts[4:]), "", self.node.namespace)
+        self._allow(user, *operator_api.asked(self.command, parts))
         return operator_api.serve(self.node, self.command, parts, _json(body) if body else {}, query)
 
     def _only(self, method: str) -> None:
@@ -219,9 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise answers.unauthorized()
         return user
 
-    def _allow(self, user: User, verb: str, resource: str, name: str, namespace: str) -> None:
-        if user.pod_uid is not None and (verb, resource) in self.node.rules.denied:
-            raise rbac_refusal(user.name, verb, resource, name, namespace)
+    def _allow(self, user: User, verb: str, resource: str, name: str, namespace: str, group: str = "") -> None:
+        if not admission.may(user, verb, resource, namespace, self.node.rules):
+            raise answers.rbac(user.name, verb, resource, name, namespace, group)
 
     def _resize(self, user: User, namespace: str, name: str, body: bytes, query: dict[str, str]) -> tuple[int, Json]:
         if self.command == "GET":
@@ -287,9 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = (asked.get("spec") or {}).get("resourceAttributes") or {}
         resource = wanted.get("resource", "") + (f"/{wanted['subresource']}" if wanted.get("subresource") else "")
         verb = str(wanted.get("verb", ""))
-        granted = {("get", "pods"), ("list", "pods"), ("patch", "pods/resize"), ("list", "events")}
-        granted -= self.node.rules.denied
-        allowed = user.pod_uid is None or (verb, resource) in granted
+        allowed = admission.may(user, verb, resource, str(wanted.get("namespace", "")), self.node.rules)
         return {
             "kind": "SelfSubjectAccessReview",
             "apiVersion": "authorization.k8s.io/v1",
@@ -299,19 +297,13 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
 
-def rbac_refusal(user: str, verb: str, resource: str, name: str, namespace: str) -> ApiError:
-    """403 in the words of RBAC."""
-    detail = f'User "{user}" cannot {verb} resource "{resource}" in API group "" in the namespace "{namespace}"'
-    return answers.forbidden(name, detail)
-
-
 def _failure(fault: CallFault, path: str) -> ApiError:
     name = path.split("?")[0].rstrip("/").removesuffix("/resize").rpartition("/")[2]
     match fault.code:
         case 401:
             return answers.unauthorized()
         case 403:
-            return rbac_refusal("system:serviceaccount:etl:etlkit", "patch", "pods/resize", name, "etl")
+            return answers.rbac("system:serviceaccount:etl:etlkit", "patch", "pods/resize", name, "etl")
         case 404:
             return answers.not_found(name)
         case 409:

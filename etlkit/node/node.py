@@ -243,7 +243,7 @@ class Node:
         meta = pod["metadata"]
         name = f"system:serviceaccount:{meta['namespace']}:{pod['spec']['serviceAccountName']}"
         token = secrets.token_urlsafe(48)
-        self._tokens[token] = User(name, meta["uid"], meta["name"])
+        self._tokens[token] = User(name, meta["uid"], meta["name"], meta["namespace"])
         environment.write_service_account(account, token=token, ca=self.ca_file, namespace=meta["namespace"])
 
     def rotate_token(self, pod_name: str) -> None:

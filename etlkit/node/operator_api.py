@@ -65,6 +65,17 @@ class Backend(Protocol):
     def log_of(self, uid: str) -> PodLog: ...
 
 
+def asked(method: str, parts: list[str]) -> tuple[str, str, str, str, str]:
+    """Verb, resource, name, namespace and group of a call, for RBAC."""
+    group, rest = (parts[1], parts[3:]) if parts[0] == "apis" else ("", parts[2:])
+    namespace = ""
+    if rest[:1] == ["namespaces"] and len(rest) > 2:
+        namespace, rest = rest[1], rest[2:]
+    resource, name, *sub = [*rest, "", ""][: max(2, len(rest))]
+    verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update"}.get(method, method.lower())
+    return verb, "/".join([resource, *sub]), name, namespace, group
+
+
 def serve(node: Backend, method: str, parts: list[str], body: Json, query: dict[str, str]) -> tuple[int, Json | str]:
     """The answer. ApiError 404 for everything that is not listed above."""
     match method, parts:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +118,48 @@ def test_a_missing_permission(node: Node, client: PodClient) -> None:
     assert ask(client).kind is Kind.RBAC
     node.rules.denied = {("get", "pods")}
     assert client.get_pod().kind is Kind.RBAC
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        (
+            "GET",
+            "/api/v1/namespaces/etl/pods",
+            'pods is forbidden: User "{me}" cannot list resource "pods" in API group ""',
+        ),
+        ("GET", "/api/v1/namespaces/other/pods/etl", 'pods "etl" is forbidden: User "{me}" cannot get resource "pods"'),
+        (
+            "GET",
+            "/api/v1/namespaces/etl/pods/etl/log",
+            'pods "etl" is forbidden: User "{me}" cannot get resource "pods/log"',
+        ),
+        (
+            "DELETE",
+            "/api/v1/namespaces/etl/pods/etl",
+            'pods "etl" is forbidden: User "{me}" cannot delete resource "pods"',
+        ),
+        (
+            "POST",
+            "/apis/batch/v1/namespaces/etl/jobs",
+            'jobs.batch is forbidden: User "{me}" cannot create resource "jobs"',
+        ),
+    ],
+)
+def test_a_pod_may_do_what_its_role_says_and_no_more(
+    node: Node, job: JobHandle, method: str, path: str, words: str
+) -> None:
+    host, port = node.address
+    request = urllib.request.Request(
+        f"https://{host}:{port}{path}",
+        method=method,
+        headers={"Authorization": f"Bearer {(node.service_account('etl') / 'token').read_text()}"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, context=ssl.create_default_context(cafile=str(node.ca_file)))
+    assert refused.value.code == 403
+    message = json.load(refused.value)["message"]
+    assert message.startswith(words.format(me="system:serviceaccount:etl:etlkit"))
 
 
 def test_a_token_that_rotates_is_read_anew(node: Node, client: PodClient, tmp_path: Path) -> None:
