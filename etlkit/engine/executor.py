@@ -194,13 +194,15 @@ class Executor:
         return tasks
 
     def _enter(self, stage: Stage, snapshot: Snapshot, left: list[Task], total: int) -> None:
-        self.bench.runs = {
-            number: snapshot.stages[number].runs
-            for one in stage.inputs
-            if isinstance(one, ReduceInput)
-            for number in one.stages
-            if number in snapshot.stages
-        }
+        self.bench.read_from(
+            {
+                number: snapshot.stages[number].runs
+                for one in stage.inputs
+                if isinstance(one, ReduceInput)
+                for number in one.stages
+                if number in snapshot.stages
+            }
+        )
         boundaries = self._boundaries(stage, snapshot, left)
         with self._lock:
             self._stage = stage
@@ -342,9 +344,11 @@ class Executor:
             self._post(SplitFailed(str(task), error))
 
     def _maybe_sweep(self) -> None:
-        """Fold what has come in, once it is more than a share of the room there is."""
+        """Fold what has come in, once it is more than a share of the room there is; all of it when there is nothing else to do."""
         exchange = self._exchange
-        if exchange is None or not exchange.combiner.foldable or exchange.raw_bytes < self._fold_bytes():
+        if exchange is None or not exchange.combiner.foldable:
+            return
+        if self._pending and exchange.raw_bytes < self._fold_bytes():
             return
         try:
             exchange.sweep(self.bench.giving_up)

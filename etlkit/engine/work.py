@@ -7,12 +7,12 @@ the executor takes the result in one step; a split that fails, is given up or ru
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from ..checkpoint import RunRef, StateDir
+from ..checkpoint import RunReader, RunRef, StateDir
 from ..errors import InputError
 from ..io.sink import Part, Sink
 from ..memory.wall import Wall
@@ -69,6 +69,26 @@ class Workbench:
     wall: Wall | None = None
     preaggregate: dict[int, bool] = field(default_factory=dict)
     """By stage: whether its first split showed that folding before partitioning pays."""
+    _open: dict[int, list[RunReader]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read_from(self, runs: dict[int, tuple[RunRef, ...]]) -> None:
+        """From here on splits reduce these runs. No split may be running."""
+        self.close()
+        self.runs = runs
+
+    def readers(self, stage: int) -> list[RunReader]:
+        """The runs of one stage, opened once for all of its partitions: an index is read once, not once a partition."""
+        with self._lock:
+            if stage not in self._open:
+                self._open[stage] = [self.state_dir.open_run(run) for run in self.runs.get(stage, ())]
+            return self._open[stage]
+
+    def close(self) -> None:
+        with self._lock:
+            for reader in (reader for several in self._open.values() for reader in several):
+                reader.close()
+            self._open.clear()
 
 
 def run_task(
@@ -116,7 +136,7 @@ def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) 
     for partition in task.partitions:
         if bench.giving_up.is_set():
             raise GivenUp
-        sides = [_side(bench, bench.runs.get(stage, ()), partition) for stage in reduce.stages]
+        sides = [_side(bench.readers(stage), partition) for stage in reduce.stages]
         if not reduce.reducer.even_if_empty and not any(rows for rows, _ in sides):
             continue
         for batch in reduce.reducer.reduce([stream for _, stream in sides]):
@@ -124,19 +144,14 @@ def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) 
                 yield batch.slice(start, slice_rows)
 
 
-def _side(bench: Workbench, runs: tuple[RunRef, ...], partition: int) -> tuple[int, Side]:
+def _side(readers: Sequence[RunReader], partition: int) -> tuple[int, Side]:
     """Rows stored for a partition, and a function that streams them, run by run."""
 
     def stream() -> Iterator[pa.RecordBatch]:
-        for run in runs:
-            with bench.state_dir.open_run(run) as reader:
-                yield from reader.batches(partition)
+        for reader in readers:
+            yield from reader.batches(partition)
 
-    rows = 0
-    for run in runs:
-        with bench.state_dir.open_run(run) as reader:
-            rows += sum(section.rows for section in reader.sections if section.partition == partition)
-    return rows, stream
+    return sum(reader.rows_of(partition) for reader in readers), stream
 
 
 def _to_sink(task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]) -> None:
@@ -180,9 +195,9 @@ def _to_exchange(
         if combiner.foldable and bench.preaggregate.get(task.stage.index, True):
             folded = combiner.fold(table)
             bench.preaggregate.setdefault(task.stage.index, folded.num_rows < PREAGGREGATE_BELOW * table.num_rows)
-            split.partials.append(exchange.route(_one_batch(folded)))
+            split.partials.extend(exchange.route(_one_batch(folded)))
         else:
-            split.raw.append(exchange.route(_one_batch(table)))
+            split.raw.extend(exchange.route(_one_batch(table)))
 
     for batch in batches_of(task, bench, slice_rows, outcome, seen):
         gathered.append(combiner.prepare(batch, position))
