@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,7 @@ class _Log:
             event = None
         with self._lock:
             if not isinstance(event, dict) or "event" not in event:
-                self._renderer.say(text)
+                self._show(lambda: self._renderer.say(text))
                 return
             if event["event"] == "attempt_started":
                 self.job = str(event.get("job") or "") or None
@@ -173,7 +174,7 @@ class _Log:
                 self._failures = 0
             elif event["event"] == "attempt_ended":
                 self.last_reason = str(event.get("reason") or "")
-            self._renderer.feed(event)
+            self._show(lambda: self._renderer.feed(event))
 
     def stderr(self, container: str, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\n")
@@ -181,7 +182,7 @@ class _Log:
             if self._json:
                 print(text, file=sys.stderr, flush=True)
             else:
-                self._renderer.say(text)
+                self._show(lambda: self._renderer.say(text))
 
     def container(self, event: dict[str, Any]) -> None:
         """The node's own events, in the same log."""
@@ -192,11 +193,20 @@ class _Log:
             if event["event"] == "container_exited":
                 self.ended.append(event)
                 self._failures += event["exit_code"] == 1
-            self._renderer.feed({"event": event["event"], "at": stamp} | event)
+            self._show(lambda: self._renderer.feed({"event": event["event"], "at": stamp} | event))
 
     def close(self) -> None:
         with self._lock:
-            self._renderer.close()
+            self._show(self._renderer.close)
+
+    def _show(self, draw: Callable[[], None]) -> None:
+        """The reader of the display may have gone (``… | head``): the job goes on unseen."""
+        try:
+            draw()
+        except BrokenPipeError:
+            from ..observe.progress import make_renderer
+
+            self._renderer = make_renderer("none", sys.stderr)
 
 
 def _follow(handle: JobHandle, log: _Log) -> tuple[PodResult, bool]:

@@ -112,9 +112,18 @@ class RunningContainer:
 
 
 def _pump(stream: IO[bytes], sink: LineSink) -> None:
+    failure: Exception | None = None
     with stream:
         for line in stream:
-            sink(line)
+            if failure is not None:
+                # Read on, or the container would wait for ever on a full pipe.
+                continue
+            try:
+                sink(line)
+            except Exception as error:
+                failure = error
+    if failure is not None:
+        raise failure
 
 
 def small_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:

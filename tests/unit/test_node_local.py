@@ -74,7 +74,7 @@ def local(tmp_path: Path) -> Iterator[Local]:
     for process in made.started:
         if process.poll() is None:
             process.terminate()
-            process.communicate(timeout=60)
+            process.wait(60)
 
 
 def test_a_job_that_fits_ends_with_0_and_says_how_it_was_limited(local: Local) -> None:
@@ -104,6 +104,15 @@ def test_sampling_does_too_and_says_what_it_is_not(local: Local) -> None:
     code, _, err = local.run("--memory", "512Mi", "--enforcement", "sampling")
     assert code == 0, err
     assert "mean nothing here" in err
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_job(local: Local) -> None:
+    process = local.start("--memory", "512Mi", "--progress", "json", NAP="1")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert pq.read_table(local.folder / "out").num_rows == 100
 
 
 def wait_for(path: Path) -> None:
