@@ -1,8 +1,6 @@
 """Documents below ``lists/``: what would make manifests grow with time, kept beside them.
 
-A fact above 8 KiB (the plan of a hundred thousand splits) is written once and named from then on. Parts are gathered into lists
-of at least 256; lists are merged eight at a time, so that a base names a handful of them and each part is rewritten a few
-times, however many there are. Covers writing, reading and that choice.
+Covers one document, and which ones to merge. What a run has in them is ``shelf.py``'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which files of a state directory are needed, and which may go.
 
 A **generation** is a base (with its twin) and the deltas on it. The newest N generations of a run are kept, with everything that
-any manifest in them names. Covers the choice; ``StateDir.collect`` acts on it.
+any manifest in them names. Covers the choice and the act; when is ``StateDir``'s.
 
 A writer that was paused and replaced may wake up inside a collection, so it never removes what a later writer can have made:
 only files whose name carries its own epoch or an earlier one.
@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import CorruptStateError
-from .document import unwrap
-from .manifest import Manifest
+from ..errors import CorruptStateError, StateError
+from .document import unwrap, wrap
+from .manifest import Manifest, number_of
 from .store import Store
 
 FLOOR = "manifests/floor.json"
@@ -73,3 +73,28 @@ def floor_of(store: Store) -> int:
         return int(unwrap(document, FLOOR)["below"])
     except (CorruptStateError, KeyError, TypeError, ValueError):
         return 0
+
+
+def collect(store: Store, epoch: int, newest: int, keeping: Sequence[Generation], in_use: set[str]) -> int:
+    """Remove what neither ``keeping`` nor ``in_use`` needs, for the writer of ``epoch``. Bytes removed."""
+    floor = keeping[0].base
+    needed = in_use.union(*(generation.names for generation in keeping))
+    doomed: dict[str, int] = {}
+    for name, length in store.sizes("manifests").items():
+        number, writer = number_of(name), epoch_of(name)
+        old = number is not None and (number < floor or (name.endswith(".claim") and number <= newest))
+        stale = number is None and writer is not None and writer <= epoch
+        if old or stale or "/.probe-" in name:
+            doomed[name] = length
+    if any(name.endswith(".json") for name in doomed) and floor_of(store) < floor:
+        try:
+            store.replace(FLOOR, wrap({"format": 1, "below": floor}))
+        except StateError:
+            # On a full disk the large files can go all the same; manifests wait until the floor can be written.
+            doomed = {name: length for name, length in doomed.items() if number_of(name) is None}
+    for folder in ("runs", "lists"):
+        for name, length in store.sizes(folder).items():
+            writer = epoch_of(name)
+            if name not in needed and writer is not None and writer <= epoch:
+                doomed[name] = length
+    return sum(length for name, length in doomed.items() if store.remove(name))

@@ -21,21 +21,21 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from ..errors import ConfigError, FencedError, StateError
-from ..io.sink import Part
-from . import history, lists, verify
-from .document import wrap
+from ..errors import ConfigError, StateError
+from . import history, shelf, verify
+from .fence import Fence
 from .folding import Folding
-from .manifest import ListRef, Manifest, decode, encode, name_of, number_of
+from .manifest import Manifest
 from .model import Committed, Delta, Json, Phase, Problem, RunRef, Snapshot, StageDelta
-from .retention import FLOOR, Generation, epoch_of, floor_of, generations, kept
+from .retention import Generation, collect, floor_of, generations, kept
 from .runs import RunReader, RunWriter
-from .store import Store, Taken, open_store
+from .shelf import Shelf
+from .store import Store, open_store
 
 DELTAS_A_BASE = 32
 _SMALL_BYTES = 64 * 1024
@@ -45,6 +45,18 @@ _VISIBLE = (Phase.PUBLISHING, Phase.DONE)
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """Where this writer stands: its newest manifest, and what that says. ``folding`` grows with every delta."""
+
+    last: Manifest | None
+    folding: Folding
+    shelf: Shelf
+    deltas: int
+    delta_bytes: int
+    base_bytes: int
 
 
 class StateDir:
@@ -62,14 +74,10 @@ class StateDir:
         self._epoch = 0
         self._serial = 0
         self._pending: set[str] = set()
-        self._doubtful: bytes | None = None
-        self._highest = 0
         self._generations: list[Generation] = []
-        self._part_lists: list[ListRef] = []
-        self._listed: dict[int, int] = {}
-        self._large: dict[str, ListRef] = {}
         self._snapshot: Snapshot | None = None
-        self.warnings: list[str] = []
+        self._fence = Fence(store, found.highest)
+        self.warnings = list(found.warnings)
         self._adopt(found)
 
     @classmethod
@@ -121,9 +129,9 @@ class StateDir:
     def snapshot(self) -> Snapshot | None:
         """All of the newest checkpoint; None in a fresh state directory."""
         with self._mutex:
-            if self._snapshot is None and self._last is not None:
-                last = self._last
-                self._snapshot = self._folding.snapshot(
+            last = self._standing.last
+            if self._snapshot is None and last is not None:
+                self._snapshot = self._standing.folding.snapshot(
                     last.id, last.epoch, last.phase, last.run_id, self._fingerprint, last.at
                 )
             return self._snapshot
@@ -146,26 +154,27 @@ class StateDir:
     def begin(self, run_id: str, fingerprint: Mapping[str, str], facts: Mapping[str, Json]) -> Snapshot:
         """A fresh run, whatever was there before. Writes two bases; claims."""
         with self._mutex:
-            number = self._next_number()
-            previous = self._last.epoch + number - self._last.id if self._last else number
-            self._enter(number, previous)
+            last = self._standing.last
+            number = self._fence.next_number()
+            # No epoch can be above its manifest's number, should the one before not be known.
+            self._enter(number, last.epoch + number - last.id if last else number)
             self._run_id, self._fingerprint, self._begun = run_id, dict(fingerprint), number
-            self._forget()
-            self._write_base(number, Folding(), Delta("begin", facts=facts), Phase.RUNNING)
+            self._write_base(number, Folding(), Shelf(), Delta("begin", facts=facts), Phase.RUNNING)
             self._write_twin()
             return self._claim_done()
 
     def claim(self, facts: Mapping[str, Json], reason: str = "claim") -> Snapshot:
         """Go on with the run that is there: a base of the next epoch. From here on no earlier writer can commit."""
         with self._mutex:
-            if self._last is None:
+            last = self._standing.last
+            if last is None:
                 raise ValueError("there is no run to claim: begin one")
-            number = self._next_number()
-            last = self._last
-            phase = Phase.RUNNING if last.phase is Phase.FAILED else last.phase
+            number = self._fence.next_number()
             # Damaged manifests above ours may each have been a claim: never use an epoch again.
             self._enter(number, last.epoch + number - last.id)
-            self._write_base(number, self._folding.copy(), Delta(reason, facts=facts), phase)
+            now = self._standing
+            phase = Phase.RUNNING if self._current.phase is Phase.FAILED else self._current.phase
+            self._write_base(number, now.folding.copy(), now.shelf, Delta(reason, facts=facts), phase)
             return self._claim_done()
 
     def go_back(self, number: int) -> Snapshot:
@@ -175,7 +184,7 @@ class StateDir:
         there whole.
         """
         with self._mutex:
-            last = self._last
+            last = self._standing.last
             if last is None or last.phase in _VISIBLE:
                 raise ConfigError(
                     f"{self._store.location}: the run is {last.phase if last else 'not begun'}: there is no going back",
@@ -189,14 +198,12 @@ class StateDir:
                     "`etlkit checkpoints STATE list` shows the ones of the present run",
                 )
             # What happened did happen: attempts and resizes stay in the record.
-            lasting = {key: self._folding.facts[key] for key in _LASTING if key in self._folding.facts}
-            fresh = self._next_number()
+            facts = self._standing.folding.facts
+            lasting = {key: facts[key] for key in _LASTING if key in facts}
+            fresh = self._fence.next_number()
             self._enter(fresh, last.epoch + fresh - last.id)
-            highest = self._highest
-            self._adopt(found)
-            self._highest = highest
             delta = Delta(f"back to checkpoint {number}", facts=lasting)
-            self._write_base(fresh, self._folding.copy(), delta, Phase.RUNNING)
+            self._write_base(fresh, found.folding, shelf.of(found.chain, found.folding), delta, Phase.RUNNING)
             return self._claim_done()
 
     def commit(self, delta: Delta) -> Committed:
@@ -205,22 +212,26 @@ class StateDir:
         with self._mutex, self._fenced_first():
             last = self._writable()
             started = time.perf_counter()
-            if refusal := self._folding.refusal(delta.stages):
+            before = self._standing
+            if refusal := before.folding.refusal(delta.stages):
                 raise ValueError(f"commit refused: {refusal}")
             if last.phase in _VISIBLE and delta.phase not in _VISIBLE:
                 raise ValueError(f"commit refused: a {last.phase.value} run cannot be {delta.phase.value} again")
-            number = self._next_number()
+            number = self._fence.next_number()
             if self._needs_base(delta):
-                folding = self._folding.copy()
-                parts_dropped = folding.drops_parts(delta.stages)
+                folding = before.folding.copy()
+                relist = folding.drops_parts(delta.stages)
                 folding.add(delta.stages)
-                written = self._write_base(number, folding, delta, delta.phase, relist=parts_dropped)
+                kept_shelf = shelf.without_lists(before.shelf) if relist else before.shelf
+                written = self._write_base(number, folding, kept_shelf, delta, delta.phase)
                 if delta.phase is Phase.PUBLISHING and last.phase is not Phase.PUBLISHING:
-                    written += self._write_twin()
+                    written += self._write_twin_or_undo(before)
+                self._settle(delta.stages)
                 with contextlib.suppress(StateError):
                     self.collect()  # what cannot be removed now is found again at the next base
             else:
                 written = self._write_delta(number, delta)
+                self._settle(delta.stages)
             written += sum(run.length for stage in delta.stages.values() for run in stage.runs)
             return Committed(self._current.id, time.perf_counter() - started, written, delta.reason, self._current.at)
 
@@ -228,7 +239,7 @@ class StateDir:
         """``FencedError`` if another writer has claimed the state."""
         with self._mutex:
             self._writable()
-            self._look_above_ours()
+            self._fence.check()
 
     def run_writer(self, stage: int, level: int = 0) -> RunWriter:
         """A new run file, needed by nobody until a commit names it."""
@@ -246,26 +257,9 @@ class StateDir:
         """Remove what no kept checkpoint needs: orphans, temporary files, old generations. Bytes removed."""
         with self._mutex:
             last = self._writable()
-            self._look_above_ours()
-            keeping = kept(self._generations, self._keep)
-            floor = keeping[0].base
-            needed = set[str]().union(self._pending, *(generation.names for generation in keeping))
-            doomed: dict[str, int] = {}
-            for name, length in self._store.sizes("manifests").items():
-                number, epoch = number_of(name), epoch_of(name)
-                old = number is not None and (number < floor or (name.endswith(".claim") and number <= last.id))
-                stale = number is None and epoch is not None and epoch <= self._epoch
-                if old or stale or "/.probe-" in name:
-                    doomed[name] = length
-            if any(name.endswith(".json") for name in doomed) and floor_of(self._store) < floor:
-                self._store.replace(FLOOR, wrap({"format": 1, "below": floor}))
-            for folder in ("runs", "lists"):
-                for name, length in self._store.sizes(folder).items():
-                    epoch = epoch_of(name)
-                    if name not in needed and epoch is not None and epoch <= self._epoch:
-                        doomed[name] = length
-            self._generations = list(keeping)
-            return sum(length for name, length in doomed.items() if self._store.remove(name))
+            self._fence.check()
+            self._generations = list(kept(self._generations, self._keep))
+            return collect(self._store, self._epoch, last.id, self._generations, self._pending)
 
     def close(self) -> None:
         """Give the lock back. Commits nothing."""
@@ -285,66 +279,30 @@ class StateDir:
 
     @property
     def _current(self) -> Manifest:
-        assert self._last is not None
-        return self._last
+        assert self._standing.last is not None
+        return self._standing.last
 
     def _adopt(self, found: history.History) -> None:
-        self._folding = found.folding
-        self._highest = found.highest
-        self.warnings += [warning for warning in found.warnings if warning not in self.warnings]
-        self._forget()
-        self._last: Manifest | None = found.newest
         if not found.chain:
+            self._standing = _Standing(None, found.folding, Shelf(), 0, 0, 0)
             return
         base, *deltas = found.chain
-        self._deltas = len(deltas)
-        self._delta_bytes = sum(manifest.length for manifest in deltas)
-        self._base_bytes = base.length
+        delta_bytes = sum(manifest.length for manifest in deltas)
+        on_shelf = shelf.of(found.chain, found.folding)
+        self._standing = _Standing(found.newest, found.folding, on_shelf, len(deltas), delta_bytes, base.length)
         self._run_id, self._fingerprint, self._begun = base.run_id, dict(base.fingerprint), base.begun
-        self._part_lists = list(base.part_lists)
-        if not any(part for manifest in deltas for part in manifest.stages.values() if part.dropped):
-            for ref in self._part_lists:
-                for stage, parts in lists.read_parts(self._store, ref).items():
-                    self._listed[stage] = self._listed.get(stage, 0) + len(parts)
-        else:
-            self._part_lists = []
-        for manifest in found.chain:
-            for key in (*manifest.facts, *manifest.removed_facts):
-                self._large.pop(key, None)
-            self._large.update(manifest.large_facts)
-
-    def _forget(self) -> None:
-        """Nothing of the state before is listed or large any more."""
-        self._deltas = self._delta_bytes = self._base_bytes = 0
-        self._part_lists, self._listed, self._large = [], {}, {}
 
     def _writable(self) -> Manifest:
-        if not self._claimed or self._last is None:
+        if not self._claimed or self._standing.last is None:
             raise ValueError("this state directory is not claimed: begin or claim first")
-        return self._last
-
-    def _next_number(self) -> int:
-        """The number to commit under: the next one, or the one after our own commit of unknown outcome."""
-        number = self._highest + 1
-        if self._doubtful is not None and self._store.read(name_of(number)) == self._doubtful:
-            self._highest, self._doubtful = number, b""
-            number += 1
-        return number
+        return self._standing.last
 
     def _enter(self, number: int, epoch: int) -> None:
-        """Before the first commit of a writer: take the number where that is a step of its own, then look again whether
-        anything has changed since ``open``."""
         self._epoch = epoch
-        try:
-            self._store.reserve(name_of(number))
-        except Taken as error:
-            raise self._fenced(number) from error
-        manifests, _ = history.numbers(self._store)
-        if manifests and manifests[-1] > self._highest:
-            raise self._fenced(manifests[-1])
-        if self._store.reserves and self._last is not None and manifests and manifests[-1] != self._last.id:
+        newest = self._fence.enter(number)
+        if self._store.reserves and newest is not None and self._standing.last and newest != self._standing.last.id:
             # A writer without hard links can have finished a lower number between our look and our claim.
-            self._adopt(history.load(self._store, at=manifests[-1]))
+            self._adopt(history.load(self._store))
 
     def _claim_done(self) -> Snapshot:
         self._claimed = True
@@ -355,145 +313,110 @@ class StateDir:
         return snapshot
 
     def _needs_base(self, delta: Delta) -> bool:
+        now = self._standing
         return (
-            self._doubtful is not None
+            self._fence.in_doubt
             or delta.phase is not self._current.phase
-            or self._deltas >= DELTAS_A_BASE
-            or self._delta_bytes > max(self._base_bytes, _SMALL_BYTES)
+            or now.deltas >= DELTAS_A_BASE
+            or now.delta_bytes > max(now.base_bytes, _SMALL_BYTES)
         )
 
-    def _write_base(self, number: int, folding: Folding, delta: Delta, phase: Phase, *, relist: bool = False) -> int:
+    def _write_base(self, number: int, folding: Folding, before: Shelf, delta: Delta, phase: Phase) -> int:
         """One base with ``folding`` (which has the delta's stages already) and the delta's facts."""
         made: list[str] = []
         try:
-            large, written = self._large_facts(delta.facts, made)
             folding.add_facts(delta.facts)
-            large = {key: ref for key, ref in {**self._large, **large}.items() if key in folding.facts}
-            for key, value in delta.facts.items():
-                if key in large and not (value is not None and lists.is_large(value)):
-                    del large[key]
-            part_lists, listed, more = self._list_parts(folding, [] if relist else self._part_lists, made)
-            manifest = Manifest(
-                id=number,
-                epoch=self._epoch,
-                base=number,
-                previous="",
-                twin=False,
-                begun=self._begun,
-                writer=self._writer,
-                at=_now(),
-                reason=delta.reason,
-                phase=phase,
-                run_id=self._run_id,
-                fingerprint=self._fingerprint,
-                facts={key: value for key, value in folding.facts.items() if key not in large},
-                large_facts=large,
-                removed_facts=(),
-                stages=folding.stages(listed),
-                part_lists=tuple(part_lists),
+            after, written = shelf.with_facts(self._store, before, delta.facts, lambda: self._list_name(made))
+            after, more = shelf.with_parts(self._store, after, folding, lambda: self._list_name(made))
+            manifest = self._fence.put(
+                Manifest(
+                    id=number,
+                    epoch=self._epoch,
+                    base=number,
+                    previous="",
+                    twin=False,
+                    begun=self._begun,
+                    writer=self._writer,
+                    at=_now(),
+                    reason=delta.reason,
+                    phase=phase,
+                    run_id=self._run_id,
+                    fingerprint=self._fingerprint,
+                    facts={key: value for key, value in folding.facts.items() if key not in after.facts},
+                    large_facts=after.facts,
+                    removed_facts=(),
+                    stages=folding.stages(after.listed),
+                    part_lists=after.part_lists,
+                )
             )
-            manifest = self._put(manifest)
         finally:
             self._pending.difference_update(made)
-        self._folding, self._part_lists, self._listed, self._large = folding, part_lists, listed, large
-        self._deltas = self._delta_bytes = 0
-        self._base_bytes = manifest.length
         self._generations.append(Generation(number, self._begun))
-        self._committed(manifest, delta.stages)
+        self._stand(_Standing(manifest, folding, after, 0, 0, manifest.length))
         return manifest.length + written + more
 
     def _write_twin(self) -> int:
         """The same base again under the next number, so that losing either file loses nothing."""
-        number = self._next_number()
-        manifest = self._put(replace(self._current, id=number, base=number, twin=True))
-        self._committed(manifest, {})
+        number = self._fence.next_number()
+        manifest = self._fence.put(replace(self._current, id=number, base=number, twin=True))
+        self._stand(replace(self._standing, last=manifest))
         return manifest.length
 
+    def _write_twin_or_undo(self, before: _Standing) -> int:
+        """Without its twin the first copy does not count: whoever asked for both is told that neither is true."""
+        try:
+            return self._write_twin()
+        except BaseException:
+            self._standing, self._snapshot = before, None
+            self._fence.in_doubt = True
+            raise
+
     def _write_delta(self, number: int, delta: Delta) -> int:
-        last = self._current
+        now, last = self._standing, self._current
         made: list[str] = []
         try:
-            large, written = self._large_facts(delta.facts, made)
-            manifest = Manifest(
-                id=number,
-                epoch=self._epoch,
-                base=last.base,
-                previous=last.digest,
-                twin=False,
-                begun=self._begun,
-                writer=self._writer,
-                at=_now(),
-                reason=delta.reason,
-                phase=delta.phase,
-                run_id=self._run_id,
-                fingerprint={},
-                facts={k: value for k, value in delta.facts.items() if value is not None and k not in large},
-                large_facts=large,
-                removed_facts=tuple(key for key, value in delta.facts.items() if value is None),
-                stages=delta.stages,
-                part_lists=(),
+            after, written = shelf.with_facts(self._store, now.shelf, delta.facts, lambda: self._list_name(made))
+            large = {key: after.facts[key] for key in delta.facts if key in after.facts}
+            manifest = self._fence.put(
+                Manifest(
+                    id=number,
+                    epoch=self._epoch,
+                    base=last.base,
+                    previous=last.digest,
+                    twin=False,
+                    begun=self._begun,
+                    writer=self._writer,
+                    at=_now(),
+                    reason=delta.reason,
+                    phase=delta.phase,
+                    run_id=self._run_id,
+                    fingerprint={},
+                    facts={k: value for k, value in delta.facts.items() if value is not None and k not in large},
+                    large_facts=large,
+                    removed_facts=tuple(key for key, value in delta.facts.items() if value is None),
+                    stages=delta.stages,
+                    part_lists=(),
+                )
             )
-            manifest = self._put(manifest)
         finally:
             self._pending.difference_update(made)
-        if self._folding.drops_parts(delta.stages):
-            self._part_lists, self._listed = [], {}
-        self._folding.add(delta.stages)
-        self._folding.add_facts(delta.facts)
-        for key in delta.facts:
-            self._large.pop(key, None)
-        self._large.update(large)
-        self._deltas += 1
-        self._delta_bytes += manifest.length
-        self._committed(manifest, delta.stages)
+        if now.folding.drops_parts(delta.stages):
+            after = shelf.without_lists(after)
+        now.folding.add(delta.stages)
+        now.folding.add_facts(delta.facts)
+        grown = now.delta_bytes + manifest.length
+        self._stand(_Standing(manifest, now.folding, after, now.deltas + 1, grown, now.base_bytes))
         return manifest.length + written
 
-    def _put(self, manifest: Manifest) -> Manifest:
-        """The atomic step. Returns the manifest as it lies on disk."""
-        document = encode(manifest)
-        name = name_of(manifest.id)
-        earlier, self._doubtful = self._doubtful, document
-        try:
-            self._store.put_new(name, document, f"e{self._epoch}")
-        except Taken as error:
-            # A request that was repeated by the network finds its own work.
-            if self._store.read(name) != document:
-                self._doubtful = earlier
-                raise self._fenced(manifest.id) from error
-        manifest = decode(document, manifest.id)
-        try:
-            self._look_above(manifest.id)
-        except FencedError:
-            # We slept until our number was used and collected, and have now taken it again: nobody will ever read it.
-            if manifest.id < floor_of(self._store):
-                self._store.remove(name)
-            raise
-        self._doubtful = None
-        return manifest
-
-    def _committed(self, manifest: Manifest, stages: Mapping[int, StageDelta]) -> None:
-        self._last, self._highest, self._snapshot = manifest, manifest.id, None
+    def _stand(self, standing: _Standing) -> None:
+        self._standing, self._snapshot = standing, None
         if self._generations:
-            self._generations[-1].add(manifest)
+            self._generations[-1].add(self._current)
+
+    def _settle(self, stages: Mapping[int, StageDelta]) -> None:
+        """What is committed is in flight no more."""
         for stage in stages.values():
             self._pending.difference_update(run.name for run in stage.runs)
-
-    def _look_above(self, number: int) -> None:
-        """Is there anything newer than ``number``? A writer that slept while others went on *and* collected could find its
-        number free again; the floor, read by name, and the listing tell it."""
-        above = max((number_of(name) or 0 for name in self._store.names("manifests")), default=0)
-        if above <= number and self._store.taken(name_of(number + 1)):
-            above = number + 1
-        if above <= number:
-            above = floor_of(self._store) - 1
-        if above > number:
-            raise self._fenced(above)
-
-    def _look_above_ours(self) -> None:
-        number = self._highest
-        if self._doubtful and self._store.read(name_of(number + 1)) == self._doubtful:
-            number += 1  # our own, of which nobody knew whether it was there
-        self._look_above(number)
 
     @contextlib.contextmanager
     def _fenced_first(self) -> Iterator[None]:
@@ -503,54 +426,8 @@ class StateDir:
         except StateError:
             with self._mutex, contextlib.suppress(StateError):
                 if self._claimed:
-                    self._look_above_ours()
+                    self._fence.check()
             raise
-
-    def _fenced(self, number: int) -> FencedError:
-        return FencedError(
-            f"{self._store.location}: another run has taken over this state directory (checkpoint {number} is not ours)",
-            "nothing to do if that run goes on; otherwise start the same command again, and it resumes",
-        )
-
-    def _large_facts(self, facts: Mapping[str, Json], made: list[str]) -> tuple[dict[str, ListRef], int]:
-        """Write the large ones of ``facts`` beside the manifest, unless they lie there already."""
-        large: dict[str, ListRef] = {}
-        written = 0
-        for key, value in facts.items():
-            if value is None or not lists.is_large(value):
-                continue
-            body = {"format": 1, "key": key, "fact": value}
-            known = self._large.get(key)
-            if known is not None and known.sha256 == lists.digest(body):
-                large[key] = known
-                continue
-            large[key] = lists.write_list(self._store, self._list_name(made), body)
-            written += large[key].length
-        return large, written
-
-    def _list_parts(
-        self, folding: Folding, part_lists: Sequence[ListRef], made: list[str]
-    ) -> tuple[list[ListRef], dict[int, int], int]:
-        """Gather loose parts into a list once there are enough, and merge lists of a size."""
-        listed = self._listed if part_lists else {}
-        counts = folding.part_counts()
-        refs = list(part_lists)
-        if sum(counts.values()) - sum(listed.values()) < lists.PARTS_A_LIST:
-            return refs, listed, 0
-        loose = {number: stage.parts for number, stage in folding.stages(listed).items()}
-        entries = sum(map(len, loose.values()))
-        refs.append(lists.write_list(self._store, self._list_name(made), lists.encode_parts(loose), entries))
-        written = refs[-1].length
-        while merging := lists.lists_to_merge(refs):
-            together: dict[int, list[tuple[int, Part]]] = {}
-            for ref in merging:
-                for stage, parts in lists.read_parts(self._store, ref).items():
-                    together.setdefault(stage, []).extend(parts)
-            entries = sum(map(len, together.values()))
-            merged = lists.write_list(self._store, self._list_name(made), lists.encode_parts(together), entries)
-            refs = [ref for ref in refs if ref not in merging] + [merged]
-            written += merged.length
-        return refs, counts, written
 
     def _list_name(self, made: list[str]) -> str:
         # With our own mark: a writer that died before its claim was true may have left one of the same number and epoch.
@@ -559,7 +436,7 @@ class StateDir:
 
     def _new_name(self, folder: str, prefix: str, ending: str) -> str:
         """Never used before: the serial is unique in an epoch, and the epoch in the state directory."""
-        self._serial = max(self._serial, self._highest) + 1
+        self._serial = max(self._serial, self._fence.highest) + 1
         name = f"{folder}/{prefix}{self._serial:08d}.e{self._epoch}{ending}"
         self._pending.add(name)
         return name

@@ -58,8 +58,8 @@ def test_nothing_grows_with_time() -> None:
         parts = tuple((0, Part(n, f"part-{n:05d}.e1.parquet", f"part-{n:05d}.parquet", 9, 99, n)) for n in done)
         state.commit(Delta("interval", {0: StageDelta(Intervals.of(done), tuple(runs), dropped, parts, 9, 9)}))
         manifests = disk._folders["/state/manifests"]
-        assert state._last is not None
-        sizes.append(state._last.length)
+        assert state._standing.last is not None
+        sizes.append(state._standing.last.length)
         files.append(len(manifests) + len(disk._folders["/state/lists"]))
     # Runs and lists of parts come in size classes, a handful of each, one class more for eight times as many.
     tenth, half = len(sizes) // 10, len(sizes) // 2
