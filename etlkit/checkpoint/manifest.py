@@ -35,10 +35,6 @@ class Manifest:
     epoch: int
     base: int
     """The number of the base that this one builds on; its own if it is one."""
-    previous: str
-    """Digest of the manifest before it in the chain; empty in a base."""
-    twin: bool
-    """A second copy of the base before it (see the format's "Twins")."""
     begun: int
     """The number of the manifest with which this run began."""
     writer: str
@@ -46,14 +42,18 @@ class Manifest:
     reason: str
     phase: Phase
     run_id: str
-    fingerprint: Mapping[str, str]
-    """In a delta empty: it can't change within a run."""
-    facts: Mapping[str, Json]
-    large_facts: Mapping[str, ListRef]
-    removed_facts: tuple[str, ...]
     stages: Mapping[int, StageDelta]
     """In a base the whole state, in the same shape."""
-    part_lists: tuple[ListRef, ...]
+    previous: str = ""
+    """Digest of the manifest before it in the chain; empty in a base."""
+    twin: bool = False
+    """A second copy of the base before it (see the format's "Falling back")."""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    """In a delta empty: it can't change within a run."""
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    large_facts: Mapping[str, ListRef] = field(default_factory=dict)
+    removed_facts: tuple[str, ...] = ()
+    part_lists: tuple[ListRef, ...] = ()
     """Base only: documents that hold parts besides the ones in ``stages``."""
     digest: str = field(default="", compare=False)
     length: int = field(default=0, compare=False)

@@ -76,10 +76,10 @@ class _SectionSink:
 class RunWriter:
     """Writes one run file. ``add`` in partition order, then ``close``; leaving a ``with`` block by an error aborts."""
 
-    def __init__(self, target: Target, name: str, stage: int, level: int, done: Callable[[str, bool], None]) -> None:
+    def __init__(self, target: Target, name: str, stage: int, level: int, removed: Callable[[], None]) -> None:
         self._target: Target | None = target
         self._name, self._stage, self._level = name, stage, level
-        self._done = done
+        self._removed = removed
         self._sections: list[Section] = []
         self._partition = -1
         self._at = self._flushed = 0
@@ -144,7 +144,6 @@ class RunWriter:
             self.abort()
             raise
         self._target = None
-        self._done(self._name, True)
         sections = tuple(self._sections)
         return RunRef(
             self._name,
@@ -162,7 +161,7 @@ class RunWriter:
         target, self._target = self._target, None
         if target is not None:
             target.abort()
-            self._done(self._name, False)
+            self._removed()
 
     def __enter__(self) -> RunWriter:
         return self

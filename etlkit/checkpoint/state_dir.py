@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from .fence import Fence
 from .folding import Folding
 from .manifest import Manifest
 from .model import Committed, Delta, Json, Phase, Problem, RunRef, Snapshot, StageDelta
+from .naming import Naming
 from .retention import Generation, collect, floor_of, generations, kept
 from .runs import RunReader, RunWriter
 from .shelf import Shelf
@@ -69,11 +69,8 @@ class StateDir:
         self._lock = lock
         self._keep = keep
         self._mutex = threading.RLock()
-        self._writer = secrets.token_hex(8)
+        self._naming = Naming()
         self._claimed = False
-        self._epoch = 0
-        self._serial = 0
-        self._pending: set[str] = set()
         self._generations: list[Generation] = []
         self._snapshot: Snapshot | None = None
         self._fence = Fence(store, found.highest)
@@ -245,13 +242,13 @@ class StateDir:
         """A new run file, needed by nobody until a commit names it."""
         with self._mutex:
             self._writable()
-            name = self._new_name("runs", f"s{stage:02d}-", ".run")
+            name = self._naming.run(stage, self._fence.highest)
             try:
                 target = self._store.create(name)
             except BaseException:
-                self._pending.discard(name)
+                self._naming.settle([name])
                 raise
-            return RunWriter(target, name, stage, level, self._written)
+        return RunWriter(target, name, stage, level, lambda: self._naming.settle([name]))
 
     def collect(self) -> int:
         """Remove what no kept checkpoint needs: orphans, temporary files, old generations. Bytes removed."""
@@ -259,7 +256,7 @@ class StateDir:
             last = self._writable()
             self._fence.check()
             self._generations = list(kept(self._generations, self._keep))
-            return collect(self._store, self._epoch, last.id, self._generations, self._pending)
+            return collect(self._store, self._naming.epoch, last.id, self._generations, self._naming.in_flight())
 
     def close(self) -> None:
         """Give the lock back. Commits nothing."""
@@ -298,7 +295,7 @@ class StateDir:
         return self._standing.last
 
     def _enter(self, number: int, epoch: int) -> None:
-        self._epoch = epoch
+        self._naming.epoch = epoch
         newest = self._fence.enter(number)
         if self._store.reserves and newest is not None and self._standing.last and newest != self._standing.last.id:
             # A writer without hard links can have finished a lower number between our look and our claim.
@@ -323,34 +320,21 @@ class StateDir:
 
     def _write_base(self, number: int, folding: Folding, before: Shelf, delta: Delta, phase: Phase) -> int:
         """One base with ``folding`` (which has the delta's stages already) and the delta's facts."""
-        made: list[str] = []
-        try:
+        with self._list_names() as new_name:
             folding.add_facts(delta.facts)
-            after, written = shelf.with_facts(self._store, before, delta.facts, lambda: self._list_name(made))
-            after, more = shelf.with_parts(self._store, after, folding, lambda: self._list_name(made))
+            after, written = shelf.with_facts(self._store, before, delta.facts, new_name)
+            after, more = shelf.with_parts(self._store, after, folding, new_name)
+            facts = {key: value for key, value in folding.facts.items() if key not in after.facts}
+            manifest = self._manifest(number, number, delta.reason, phase, folding.stages(after.listed))
             manifest = self._fence.put(
-                Manifest(
-                    id=number,
-                    epoch=self._epoch,
-                    base=number,
-                    previous="",
-                    twin=False,
-                    begun=self._begun,
-                    writer=self._writer,
-                    at=_now(),
-                    reason=delta.reason,
-                    phase=phase,
-                    run_id=self._run_id,
+                replace(
+                    manifest,
                     fingerprint=self._fingerprint,
-                    facts={key: value for key, value in folding.facts.items() if key not in after.facts},
+                    facts=facts,
                     large_facts=after.facts,
-                    removed_facts=(),
-                    stages=folding.stages(after.listed),
                     part_lists=after.part_lists,
                 )
             )
-        finally:
-            self._pending.difference_update(made)
         self._generations.append(Generation(number, self._begun))
         self._stand(_Standing(manifest, folding, after, 0, 0, manifest.length))
         return manifest.length + written + more
@@ -373,33 +357,19 @@ class StateDir:
 
     def _write_delta(self, number: int, delta: Delta) -> int:
         now, last = self._standing, self._current
-        made: list[str] = []
-        try:
-            after, written = shelf.with_facts(self._store, now.shelf, delta.facts, lambda: self._list_name(made))
+        with self._list_names() as new_name:
+            after, written = shelf.with_facts(self._store, now.shelf, delta.facts, new_name)
             large = {key: after.facts[key] for key in delta.facts if key in after.facts}
+            manifest = self._manifest(number, last.base, delta.reason, delta.phase, delta.stages)
             manifest = self._fence.put(
-                Manifest(
-                    id=number,
-                    epoch=self._epoch,
-                    base=last.base,
+                replace(
+                    manifest,
                     previous=last.digest,
-                    twin=False,
-                    begun=self._begun,
-                    writer=self._writer,
-                    at=_now(),
-                    reason=delta.reason,
-                    phase=delta.phase,
-                    run_id=self._run_id,
-                    fingerprint={},
                     facts={k: value for k, value in delta.facts.items() if value is not None and k not in large},
                     large_facts=large,
                     removed_facts=tuple(key for key, value in delta.facts.items() if value is None),
-                    stages=delta.stages,
-                    part_lists=(),
                 )
             )
-        finally:
-            self._pending.difference_update(made)
         if now.folding.drops_parts(delta.stages):
             after = shelf.without_lists(after)
         now.folding.add(delta.stages)
@@ -407,6 +377,37 @@ class StateDir:
         grown = now.delta_bytes + manifest.length
         self._stand(_Standing(manifest, now.folding, after, now.deltas + 1, grown, now.base_bytes))
         return manifest.length + written
+
+    def _manifest(
+        self, number: int, base: int, reason: str, phase: Phase, stages: Mapping[int, StageDelta]
+    ) -> Manifest:
+        """What bases and deltas have in common."""
+        return Manifest(
+            id=number,
+            epoch=self._naming.epoch,
+            base=base,
+            begun=self._begun,
+            writer=self._naming.writer,
+            at=_now(),
+            reason=reason,
+            phase=phase,
+            run_id=self._run_id,
+            stages=stages,
+        )
+
+    @contextlib.contextmanager
+    def _list_names(self) -> Iterator[Callable[[], str]]:
+        """Names for lists, in flight until their manifest is put or has failed."""
+        made: list[str] = []
+
+        def new_name() -> str:
+            made.append(self._naming.list(self._fence.highest))
+            return made[-1]
+
+        try:
+            yield new_name
+        finally:
+            self._naming.settle(made)
 
     def _stand(self, standing: _Standing) -> None:
         self._standing, self._snapshot = standing, None
@@ -416,7 +417,7 @@ class StateDir:
     def _settle(self, stages: Mapping[int, StageDelta]) -> None:
         """What is committed is in flight no more."""
         for stage in stages.values():
-            self._pending.difference_update(run.name for run in stage.runs)
+            self._naming.settle(run.name for run in stage.runs)
 
     @contextlib.contextmanager
     def _fenced_first(self) -> Iterator[None]:
@@ -428,20 +429,3 @@ class StateDir:
                 if self._claimed:
                     self._fence.check()
             raise
-
-    def _list_name(self, made: list[str]) -> str:
-        # With our own mark: a writer that died before its claim was true may have left one of the same number and epoch.
-        made.append(self._new_name("lists", "", f"-{self._writer}.json"))
-        return made[-1]
-
-    def _new_name(self, folder: str, prefix: str, ending: str) -> str:
-        """Never used before: the serial is unique in an epoch, and the epoch in the state directory."""
-        self._serial = max(self._serial, self._fence.highest) + 1
-        name = f"{folder}/{prefix}{self._serial:08d}.e{self._epoch}{ending}"
-        self._pending.add(name)
-        return name
-
-    def _written(self, name: str, durable: bool) -> None:
-        if not durable:
-            with self._mutex:
-                self._pending.discard(name)

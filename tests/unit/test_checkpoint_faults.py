@@ -59,8 +59,9 @@ def test_any_call_may_fail_and_the_next_start_resumes(error: int, lasting: bool)
             assert again.found is not None and again.found.id >= told[-1][0]
 
 
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.PUBLISHING])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-def test_a_failed_commit_may_be_tried_again_in_the_same_process(error: int) -> None:
+def test_a_failed_commit_may_be_tried_again_in_the_same_process(error: int, phase: Phase) -> None:
     """Whatever call of a commit fails: nothing counts twice, and nothing is lost, when the same delta comes again."""
 
     def commit_both(fail_at: int) -> tuple[int, StateDir]:
@@ -70,7 +71,7 @@ def test_a_failed_commit_may_be_tried_again_in_the_same_process(error: int) -> N
         state.commit(Delta("one", {0: StageDelta(Intervals([(0, 1)]), rows_in=10)}))
         disk.seen.clear()
         disk.fail_at = fail_at
-        two = Delta("two", {0: StageDelta(Intervals([(1, 2)]), rows_in=5)}, {"x": fail_at})
+        two = Delta("two", {0: StageDelta(Intervals([(1, 2)]), rows_in=5)}, {"x": fail_at}, phase)
         failed = False
         try:
             state.commit(two)
@@ -81,17 +82,20 @@ def test_a_failed_commit_may_be_tried_again_in_the_same_process(error: int) -> N
         if failed:
             assert state.snapshot is not None and state.snapshot.stages[0].rows_in == 10
             more = {0: StageDelta(Intervals([(1, 3)]), rows_in=12)}
-            state.commit(Delta("three", more, {"x": fail_at}))
+            state.commit(Delta("three", more, {"x": fail_at}, phase))
+        else:
+            state.commit(Delta("three", {0: StageDelta(Intervals([(2, 3)]), rows_in=7)}, phase=phase))
         return calls, state
 
     calls, _ = commit_both(0)
-    assert calls >= 5
+    assert calls >= (5 if phase is Phase.RUNNING else 9)
     for at in range(1, calls + 1):
         _, state = commit_both(at)
         snapshot = StateDir.open(state._store, read_only=True).snapshot
         assert snapshot is not None
-        assert snapshot == state.snapshot
+        assert snapshot == state.snapshot and snapshot.phase is phase
         assert snapshot.stages[0].rows_in == 22
+        state.fence()
         assert list(snapshot.stages[0].finished) == [0, 1, 2]
         assert snapshot.facts["x"] == at
         assert not [name for name in state._store.names("manifests") if name.endswith(".tmp")]
