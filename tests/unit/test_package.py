@@ -91,7 +91,7 @@ def test_each_verb_is_listed_with_the_help_that_its_module_has():
 
 def test_nobody_is_told_to_install_the_other_project():
     """The name ``etlkit`` on PyPI is somebody else's."""
-    texts = [path for pattern in ("*.md", "docs/**/*.md", "manifests/*") for path in REPOSITORY.glob(pattern)]
+    texts = [path for pattern in ("*.md", "docs/**/*.md", "manifests/**/*.yaml") for path in REPOSITORY.glob(pattern)]
     assert REPOSITORY / "README.md" in texts
     for path in texts:
         assert not re.search(r"pip3? install (-\S+ )*etlkit(?!-runtime)\b", path.read_text()), path

@@ -1,0 +1,158 @@
+"""What a manifest is made for: one frozen ``Order``, and the combinations that are refused.
+
+Covers what can be known before anything is rendered: options that a cluster would refuse, or that would lose work. Each refusal has
+its reason. What a finished manifest says is judged by the rules of ``lint.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ..errors import ConfigError
+from ..units import format_bytes
+
+SUPPORTED, POSSIBLE = 35, 33
+"""Minor versions of Kubernetes: tested from the first on, resize exists from the second on."""
+CONTAINER = "etl"
+DATA = "/data"
+"""Where the volume is mounted: state, and whatever the job reads and writes there."""
+LEAST_MEMORY_BYTES = 96 << 20
+"""Python, pyarrow and etlkit take about 90 MiB before the first batch."""
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+
+
+class Kind(StrEnum):
+    JOB = "job"
+    CRONJOB = "cronjob"
+    POD = "pod"
+
+
+class Shape(StrEnum):
+    RESTART = "restart"
+    """OnFailure and RestartContainer: a resize is SIGTERM, a checkpoint, a new process."""
+    LIVE = "live"
+    """Never and NotRequired: the limit changes in the running container, and no container is restarted."""
+    RULES = "rules"
+    """As live, but exit 75 starts the container again in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    name: str
+    image: str
+    target: str
+    namespace: str = "etl"
+    kind: Kind = Kind.JOB
+    shape: Shape = Shape.RESTART
+    parameters: tuple[str, ...] = ()
+    """``k=v``, as ``--set`` takes them."""
+    memory_bytes: int = 512 << 20
+    max_memory_bytes: int = 4 << 30
+    cpu_millis: int = 2000
+    """The limit. The request is half of it, so that the pod is Burstable (F16, F26)."""
+    resizes: int = 8
+    """How many resizes with a restart the Job must survive (F8)."""
+    crashes: int = 3
+    """How many other restarts or failed pods it must survive."""
+    grace_s: int = 60
+    storage_bytes: int = 20 << 30
+    storage_class: str | None = None
+    claim: str | None = None
+    """A claim that is there already; None: one is made."""
+    schedule: str = "0 3 * * *"
+    minor: int = SUPPORTED
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Keys of ``etlkit.toml``."""
+    command: str = ""
+    """The call that prints the same again."""
+    why: Mapping[str, str] = field(default_factory=dict)
+    """Where a size came from: ``memory``, ``max_memory``, ``grace``. Printed beside it."""
+
+    @property
+    def resize_restarts(self) -> bool:
+        return self.shape is Shape.RESTART
+
+    @property
+    def restart_policy(self) -> str:
+        return "OnFailure" if self.resize_restarts else "Never"
+
+    @property
+    def backoff_limit(self) -> int:
+        """F8. With OnFailure the Job is failed as soon as restarts reach it, so one more than must be survived. With Never only
+        failed pods count, and those that ended with 75 or by a drain are ignored."""
+        return self.resizes + self.crashes + 1 if self.resize_restarts else self.crashes
+
+    @property
+    def claim_name(self) -> str:
+        return self.claim or f"{self.name}-data"
+
+    @property
+    def account(self) -> str:
+        return self.name
+
+    @property
+    def config_name(self) -> str:
+        return f"{self.name}-config"
+
+    @property
+    def state(self) -> str:
+        return f"{DATA}/state/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    what: str
+    why: str
+    remedy: str
+
+
+def refusals(order: Order) -> Iterator[Refusal]:
+    """Everything about the order that can't work, with its reason."""
+    if not _NAME.fullmatch(order.name) or len(order.name) > 52:
+        why = "a Job's name becomes part of its pods' names and labels: lower-case letters, digits and '-', 52 at most"
+        yield Refusal(f"the name '{order.name}'", why, "give another with --name")
+    if not _NAME.fullmatch(order.namespace) or len(order.namespace) > 63:
+        yield Refusal(f"the namespace '{order.namespace}'", "it is no DNS label", "give another with --namespace")
+    if order.kind is Kind.POD and order.shape is Shape.RESTART:
+        why = (
+            "orchestrators run bare pods with restartPolicy Never, and there the API server refuses RestartContainer "
+            "(422, F9); with Always a finished job would run again, for ever (F29)"
+        )
+        yield Refusal("--kind pod with --shape restart", why, "use --shape rules or --shape live")
+    if order.shape is Shape.RULES and order.minor < SUPPORTED:
+        why = "restartPolicyRules are off by default before 1.35, and exit 75 would fail the pod (F10)"
+        yield Refusal(f"--shape rules on 1.{order.minor}", why, "use --shape restart or --shape live")
+    if order.minor < POSSIBLE:
+        why = "pods can't be resized in place before 1.33"
+        yield Refusal(f"Kubernetes 1.{order.minor}", why, "upgrade the cluster to 1.35 or newer")
+    if order.resize_restarts and order.resizes < 1:
+        why = "each resize is a restart, and the Job is failed when restarts reach backoffLimit (F8)"
+        yield Refusal("--shape restart with --resizes 0", why, "give --resizes 1 or more, or use --shape live")
+    yield from _sizes(order)
+
+
+def _sizes(order: Order) -> Iterator[Refusal]:
+    if order.memory_bytes < LEAST_MEMORY_BYTES:
+        why = f"Python and pyarrow alone need about {format_bytes(LEAST_MEMORY_BYTES)}"
+        yield Refusal(f"--memory {format_bytes(order.memory_bytes)}", why, "start with 192Mi or more")
+    if order.max_memory_bytes < order.memory_bytes:
+        what = f"--max-memory {format_bytes(order.max_memory_bytes)} with --memory {format_bytes(order.memory_bytes)}"
+        yield Refusal(what, "there is nothing to ask for", "raise --max-memory, or lower --memory")
+    if order.grace_s < 10:
+        why = "the last checkpoint must be written between SIGTERM and SIGKILL (F3)"
+        yield Refusal(f"--grace {order.grace_s}s", why, "give 30s or more")
+    if order.crashes < 0:
+        yield Refusal(f"--crashes {order.crashes}", "it is a count", "give 0 or more")
+    if order.cpu_millis < 2:
+        yield Refusal("--cpu 0", "half of it is requested, and a request of nothing is none", "give 100m or more")
+
+
+def check(order: Order) -> None:
+    """Errors: ConfigError with all that is wrong."""
+    found = list(refusals(order))
+    if found:
+        text = "; ".join(f"{one.what}: {one.why}" for one in found)
+        raise ConfigError(text, "; ".join(dict.fromkeys(one.remedy for one in found)))
