@@ -36,6 +36,8 @@ class CrashState:
     """How many calls of the log had returned."""
     notes: tuple[object, ...]
     """What the workload had been told by then."""
+    key: bytes
+    """Equal for equal trees."""
 
 
 @dataclass(slots=True)
@@ -217,7 +219,7 @@ def crash_states(log: list[Op], a_point: int = 48, seed: int = 0) -> Iterator[Cr
             key = _key(tree)
             if key not in seen:
                 seen.add(key)
-                yield CrashState(tree, after, tuple(notes))
+                yield CrashState(tree, after, tuple(notes), key)
 
 
 def _key(tree: Tree) -> bytes:
