@@ -124,16 +124,10 @@ class PodRuntime:
 
     def _unschedulable(self) -> None:
         """The pod stays Pending until somebody leaves."""
-        if self.pod["status"]["conditions"]:
-            return
-        message = (
-            "0/1 nodes are available: 1 Insufficient memory. no new claims to deallocate, "
-            "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
-        )
-        self.host.store.event(self.pod, "Warning", "FailedScheduling", message, "")
-        condition = status.condition("PodScheduled", spec.now_text(), reason="Unschedulable", message=message)
-        self.pod["status"]["conditions"] = [condition | {"status": "False"}]
-        self.host.store.touch(self.pod)
+        if not self.pod["status"]["conditions"]:
+            self.host.store.event(self.pod, "Warning", "FailedScheduling", status.NO_ROOM, "")
+            self.pod["status"]["conditions"] = [status.unschedulable()]
+            self.host.store.touch(self.pod)
 
     def _launch(self, item: ContainerState) -> None:
         """Starts a run at the allocated size; what was resized meanwhile has taken effect with it (F2, F14)."""
@@ -185,7 +179,7 @@ class PodRuntime:
         self.host.store.event(self.pod, "Warning", "Failed", "Error: failed to start the container")
         last = item.run
         code = 128 if last is None or last.exit_code is None else last.exit_code
-        item.view.state = self._terminated(item, code, last.reason if last and last.reason else "StartError")
+        item.view.state = status.terminated(item.view, code, last.reason if last and last.reason else "StartError")
         if code == 0:
             item.ended = True
             self._after_end()
@@ -211,7 +205,7 @@ class PodRuntime:
         run.asked_to_stop = item.stopping
         item.process = None
         group.remove()
-        terminated = self._terminated(item, code, run.reason)
+        terminated = status.terminated(item.view, code, run.reason)
         timings = self.host.timings
         if item.stopping in ("delete", "finish") or self.deleting:
             item.ended = True
@@ -314,18 +308,6 @@ class PodRuntime:
             if run.container == item.name and run.exit_code is not None:
                 return run.exit_code
         return 137
-
-    def _terminated(self, item: ContainerState, code: int, reason: str) -> Json:
-        since = item.view.state.get("running", {}).get("startedAt", spec.now_text())
-        return {
-            "terminated": {
-                "exitCode": code,
-                "reason": reason,
-                "startedAt": since,
-                "finishedAt": spec.now_text(),
-                "containerID": item.view.container_id,
-            }
-        }
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from . import admission, certificates, enforce, environment, job, spec
+from . import admission, certificates, enforce, environment, job, spec, status
 from .admission import Rules, User
 from .answers import Json
 from .api import ApiServer
@@ -307,11 +307,7 @@ class Node:
         about: Json = {"kind": "Pod", "metadata": {"name": name, "namespace": self.namespace}}
         with self.store.lock:
             if not self.has_room(name, wanted):
-                message = (
-                    "0/1 nodes are available: 1 Insufficient memory. no new claims to deallocate, "
-                    "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
-                )
-                self.store.event(about, "Warning", "FailedScheduling", message, "")
+                self.store.event(about, "Warning", "FailedScheduling", status.NO_ROOM, "")
                 return False
             self._ballast[name] = wanted
             text = f"Successfully assigned {self.namespace}/{name} to node1"

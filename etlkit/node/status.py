@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from . import spec
 from .answers import Json
 
+NO_ROOM = (
+    "0/1 nodes are available: 1 Insufficient memory. no new claims to deallocate, "
+    "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+)
 _BASE = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 
 
@@ -48,6 +52,26 @@ def condition(kind: str, now: str, *, reason: str = "", message: str = "") -> Js
     if message:
         found |= {"message": message}
     return found
+
+
+def unschedulable() -> Json:
+    """The only condition of a pod that the scheduler finds no room for."""
+    found = condition("PodScheduled", spec.now_text(), reason="Unschedulable", message=NO_ROOM)
+    return found | {"status": "False"}
+
+
+def terminated(view: ContainerView, exit_code: int, reason: str) -> Json:
+    """The state of a container that has just ended."""
+    since = view.state.get("running", {}).get("startedAt", spec.now_text())
+    return {
+        "terminated": {
+            "exitCode": exit_code,
+            "reason": reason,
+            "startedAt": since,
+            "finishedAt": spec.now_text(),
+            "containerID": view.container_id,
+        }
+    }
 
 
 def write(
