@@ -41,15 +41,16 @@ def parameters_of(pairs: list[str]) -> dict[str, object]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..runtime.bootstrap import start_again_if_needed
-
-    start_again_if_needed(sys.argv[1:])
-    from ..observe.progress import make_renderer
-    from ..plan.job import load as load_job
-    from ..runtime.api import execute, make_request
+    from ..runtime.bootstrap import prepare
     from ..settings import load
 
     settings = load(vars(args))
+    if (code := prepare(sys.argv[1:], settings, args.target)) is not None:
+        return code
+    from ..observe.progress import make_renderer
+    from ..plan.job import load as load_job
+    from ..runtime.api import execute, make_request
+
     job = load_job(args.target)
     request = make_request(
         job, parameters_of(args.set), settings, target=args.target, run_id=args.run_id, restart=args.restart

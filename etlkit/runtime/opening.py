@@ -26,6 +26,8 @@ from ..engine.stages import ExchangeOutput, Plan, ScanInput
 from ..errors import ConfigError, EtlkitError, error_for
 from ..plan.fingerprint import changed_files, differences, fingerprint, run_id
 from ..plan.pipeline import Pipeline
+from . import learned, notes
+from .learned import Learned
 
 MAX_LISTED_FILES = 10_000
 """Up to so many input files are recorded one by one, so that a refusal can name the changed one."""
@@ -56,6 +58,8 @@ class Opened:
     resumed_from: int | None
     """The checkpoint that this attempt goes on from; None at the beginning."""
     attempts: list[dict[str, Any]]
+    learned: Learned
+    """What earlier runs and attempts of this job have measured."""
 
     @property
     def attempt(self) -> int:
@@ -126,8 +130,12 @@ def _take(
         if found.phase is Phase.FAILED:
             raise _failed_before(found)
         if found.phase is not Phase.DONE:
-            return _resume(plan, state_dir, found, limit_bytes, ended)
-    return _begin(request, plan, state_dir, identity, parts, inventory, limit_bytes)
+            opened = _resume(request, plan, state_dir, found, limit_bytes, ended)
+            notes.remove(request.state, notes.ASKED)
+            return opened
+    opened = _begin(request, plan, state_dir, identity, parts, inventory, limit_bytes)
+    notes.remove(request.state, notes.ASKED)
+    return opened
 
 
 def _begin(
@@ -142,6 +150,8 @@ def _begin(
     for sink in plan.sinks:
         sink.prepare(identity, resuming=False)
     attempts = [_attempt(1, limit_bytes, None)]
+    before = state_dir.snapshot
+    known: Mapping[str, Any] = before.facts.get("learned") or {} if before is not None else {}
     facts: dict[str, Any] = {
         "job": request.job,
         "target": request.target,
@@ -150,7 +160,8 @@ def _begin(
         "sinks": [sink.describe() for sink in plan.sinks],
         "inventory": [list(one) for one in inventory] if len(inventory) <= MAX_LISTED_FILES else None,
         "attempts": attempts,
-        "resizes": [],
+        "resizes": [_settled(one, limit_bytes) for one in _asked_before_start(request.state)],
+        "learned": dict(known) or notes.read(request.state, notes.LEARNED) or {},
         "ended": {},
         "failure": None,
     }
@@ -158,11 +169,16 @@ def _begin(
     state_dir.collect()
     for sink in plan.sinks:
         sink.recover([])
-    return Opened(plan, state_dir, snapshot, None, attempts)
+    return Opened(plan, state_dir, snapshot, None, attempts, learned.of_job(snapshot.facts, request.job))
 
 
 def _resume(
-    plan: Plan, state_dir: StateDir, found: Snapshot, limit_bytes: int | None, ended: Mapping[str, object] | None
+    request: Request,
+    plan: Plan,
+    state_dir: StateDir,
+    found: Snapshot,
+    limit_bytes: int | None,
+    ended: Mapping[str, object] | None,
 ) -> Opened:
     recorded, here = found.facts.get("plan"), planned(plan)
     if recorded != here:
@@ -174,13 +190,16 @@ def _resume(
     if attempts and attempts[-1].get("ended_at") is None:
         attempts[-1] |= {"ended_at": now(), "exit_code": None, "ended_by": "killed", **(ended or {})}
     attempts.append(_attempt(len(attempts) + 1, limit_bytes, found.id))
-    resizes = [_settled(dict(one), limit_bytes) for one in found.facts.get("resizes") or []]
+    known = [dict(one) for one in found.facts.get("resizes") or []]
+    written = {one.get("at") for one in known}
+    known += [one for one in _asked_before_start(request.state) if one.get("at") not in written]
+    resizes = [_settled(one, limit_bytes) for one in known]
     snapshot = state_dir.claim({"attempts": attempts, "resizes": resizes})
     state_dir.collect()
     for number, sink in enumerate(plan.sinks):
         sink.prepare(found.run_id, resuming=True)
         sink.recover([part for at, part in parts_of(snapshot) if at == number])
-    return Opened(plan, state_dir, snapshot, found.id, attempts)
+    return Opened(plan, state_dir, snapshot, found.id, attempts, learned.of_job(snapshot.facts, request.job))
 
 
 def _attempt(number: int, limit_bytes: int | None, resumed_from: int | None) -> dict[str, Any]:
@@ -195,6 +214,12 @@ def _attempt(number: int, limit_bytes: int | None, resumed_from: int | None) -> 
         "resumed_from": resumed_from,
         "pid": os.getpid(),
     }
+
+
+def _asked_before_start(state: str) -> list[dict[str, Any]]:
+    """Intents of starts that could not open the state yet (``first_ask``)."""
+    note = notes.read(state, notes.ASKED)
+    return [one for one in note if isinstance(one, dict) and "to_bytes" in one] if isinstance(note, list) else []
 
 
 def _settled(resize: dict[str, Any], limit_bytes: int | None) -> dict[str, Any]:
