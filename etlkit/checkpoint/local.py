@@ -79,11 +79,14 @@ class LocalStore:
     def names(self, folder: str) -> list[str]:
         place = self._path(folder)
         try:
-            return [f"{folder}/{name}" for name in self._disk.list(place)]
+            found = [f"{folder}/{name}" for name in self._disk.list(place)]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise io_error("list", place, error) from error
+        # A claim that we hold ourselves, for a commit that failed half-way, is no sign of another writer.
+        ours = {_claim_of(name) for name in self._reserved}
+        return [name for name in found if name not in ours]
 
     def sizes(self, folder: str) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -121,7 +124,8 @@ class LocalStore:
 
     def taken(self, name: str) -> bool:
         try:
-            return self.exists(name) or self._claimed_elsewhere(self._path(name))
+            claimed = name not in self._reserved and self._claimed_elsewhere(self._path(name))
+            return claimed or self.exists(name)
         except OSError as error:
             raise io_error("look for", self._path(name), error) from error
 

@@ -39,8 +39,9 @@ def verify(store: Store) -> list[Problem]:
             continue
         if manifest.id < floor:
             continue  # a collection was interrupted: nobody needs it
-        for problem in _verify_files(store, manifest, needed, checked):
-            problems.setdefault(problem.name, problem)
+        found = _verify_files(store, manifest, needed, checked)
+        if found and manifest.id >= floor_of(store):  # else a live run has collected it meanwhile
+            problems.update((problem.name, problem) for problem in found if problem.name not in problems)
     return sorted(problems.values(), key=lambda problem: (not problem.fatal, problem.name))
 
 

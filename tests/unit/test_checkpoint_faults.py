@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from pathlib import Path
 
 import pytest
@@ -25,22 +26,41 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "LARGE_FACT_BYTES", 50)
 
 
-def volume() -> SimDisk:
-    return SimDisk({"/": {}, "/pvc": {}})
+class NoLinksSim(SimDisk):
+    def link(self, source: str, target: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted", target)
 
 
-def calls_of_a_run() -> list[str]:
-    disk = FaultyDisk(errno.EIO, disk=volume())
+def volume(make: type[SimDisk] = SimDisk) -> SimDisk:
+    return make({"/": {}, "/pvc": {}})
+
+
+KINDS = pytest.mark.parametrize("make", [SimDisk, NoLinksSim], ids=["links", "no-links"])
+
+
+def calls_of_a_run(make: type[SimDisk]) -> list[str]:
+    disk = FaultyDisk(errno.EIO, disk=volume(make))
     Payroll(disk, "/pvc", splits=SPLITS).run()
     return disk.seen
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
-def test_any_call_may_fail_and_the_next_start_resumes(error: int, lasting: bool) -> None:
-    calls = calls_of_a_run()
+FAILURES = [
+    pytest.param(
+        make, error, lasting, id=f"{make.__name__}-{errno.errorcode[error]}-{'lasting' if lasting else 'once'}"
+    )
+    for make, error, lasting in (
+        *itertools.product([SimDisk], [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], [False, True]),
+        (NoLinksSim, errno.EIO, False),
+        (NoLinksSim, errno.ENOSPC, True),
+    )
+]
+
+
+@pytest.mark.parametrize(("make", "error", "lasting"), FAILURES)
+def test_any_call_may_fail_and_the_next_start_resumes(make: type[SimDisk], error: int, lasting: bool) -> None:
+    calls = calls_of_a_run(make)
     for at in range(1, len(calls) + 1):
-        base = volume()
+        base = volume(make)
         disk = FaultyDisk(error, at, lasting=lasting, disk=base)
         told: list[tuple[int, str, int]] = []
         job = Payroll(disk, "/pvc", splits=SPLITS, told=told.append)
@@ -61,11 +81,12 @@ def test_any_call_may_fail_and_the_next_start_resumes(error: int, lasting: bool)
 
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.PUBLISHING])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-def test_a_failed_commit_may_be_tried_again_in_the_same_process(error: int, phase: Phase) -> None:
+@KINDS
+def test_a_failed_commit_may_be_tried_again_in_the_same_process(make: type[SimDisk], error: int, phase: Phase) -> None:
     """Whatever call of a commit fails: nothing counts twice, and nothing is lost, when the same delta comes again."""
 
     def commit_both(fail_at: int) -> tuple[int, StateDir]:
-        disk = FaultyDisk(error, disk=volume())
+        disk = FaultyDisk(error, disk=volume(make))
         state = StateDir.open(LocalStore("/pvc/state", disk))
         state.begin("run", {}, {})
         state.commit(Delta("one", {0: StageDelta(Intervals([(0, 1)]), rows_in=10)}))
