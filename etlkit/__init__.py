@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from .plan.expr import Expr, col, fn, lit, when
     from .plan.job import Job, job
-    from .plan.pipeline import Pipeline, read, read_csv, read_ipc, read_json, read_parquet
+    from .plan.pipeline import Pipeline, read, read_csv, read_ipc, read_json, read_parquet, watch_dir
     from .runtime.api import RunResult, run
 
 _HOME = {
@@ -92,6 +92,7 @@ _HOME = {
     "stddev": "plan.aggregates",
     "sum": "plan.aggregates",
     "variance": "plan.aggregates",
+    "watch_dir": "plan.pipeline",
     "when": "plan.expr",
 }
 """Where each public name lives. A test holds this, ``__all__`` and the imports above together."""
@@ -138,6 +139,7 @@ __all__ = [
     "stddev",
     "sum",
     "variance",
+    "watch_dir",
     "when",
 ]
 

@@ -11,22 +11,25 @@ import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from ..checkpoint import Delta, Intervals, Phase, Snapshot, StateDir
 from ..io.sink import Part
+from ..io.source import Arrival, Growing
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.ledger import Ledger
 from ..memory.wall import Wall
 from .demand import split_demand_bytes
 from .exchange import ExchangeState, Generation
+from .growth import Record, growing_input
 from .routing import ByRange, from_text, to_text
 from .sampling import sample_boundaries
 from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
 from .work import GivenUp, Outcome, Task, Workbench, run_task
 
+FEED_WAIT_S = 0.5
 STATE = "state"
 """The ledger's name for rows between stages."""
 
@@ -151,6 +154,8 @@ class Executor:
         self._fresh = Fresh()
         self._exchange: ExchangeState | None = None
         self._stage: Stage | None = None
+        self._growing: ScanInput | None = None
+        """The stage's input that may still get splits."""
         self._stage_done = 0
         self._stage_total = 0
         self._done_before = 0
@@ -183,7 +188,11 @@ class Executor:
         tasks: list[Task] = []
         for one in stage.inputs:
             if isinstance(one, ScanInput):
-                tasks += [Task(stage, len(tasks) + index, one, scan=index) for index in range(len(one.splits))]
+                first = len(tasks)
+                tasks += [Task(stage, first + index, one, scan=index) for index in range(len(one.splits))]
+                if isinstance(one.source, Growing):
+                    for arrival in one.source.arrivals:
+                        tasks += arrived(stage, one, arrival, len(tasks))
             else:
                 groups: Sequence[Sequence[int]] = (snapshot.facts.get("ended") or {}).get(str(one.stages[-1]), ())
                 first = len(tasks)
@@ -209,6 +218,7 @@ class Executor:
             self._stage_total = total
             self._stage_done = total - len(left)
             self._pending = deque(left)
+            self._growing = growing_input(stage)
             self._complete_said = False
             self._raw_rows = 0
             output = stage.output
@@ -238,6 +248,45 @@ class Executor:
             thread = threading.Thread(target=self._work, name=f"etlkit-worker-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        growing = [source for source in self.plan.sources if isinstance(source, Growing)]
+        for source in growing:
+            source.watch()
+        if growing:
+            threading.Thread(target=self._feed, name="etlkit-watcher", daemon=True).start()
+
+    def _feed(self) -> None:
+        """Splits that arrive while the stage runs: each is recorded before anybody can use it."""
+        records: dict[int, Record] = {}
+        try:
+            while True:
+                with self._wake:
+                    while not self._closed and not self._draining and self._growing is None:
+                        self._wake.wait(1.0)
+                    if self._closed or self._draining:
+                        return
+                    scan, stage = self._growing, self._stage
+                assert scan is not None and stage is not None
+                source = scan.source
+                assert isinstance(source, Growing)
+                arrival = source.next(FEED_WAIT_S)
+                if arrival is not None and not self._draining:
+                    number = self.plan.sources.index(scan.source)
+                    record = records.setdefault(number, Record(number, source.arrivals))
+                    self._state_dir.commit(Delta("files arrived", {}, record.add(arrival), Phase.RUNNING))
+                    source.take(arrival)
+                    with self._wake:
+                        tasks = arrived(stage, scan, arrival, self._stage_total)
+                        self._pending += tasks
+                        self._stage_total += len(tasks)
+                        self._complete_said = False
+                        self._wake.notify_all()
+                elif source.ended:
+                    with self._wake:
+                        self._growing = None
+                    self._say_if_complete()
+        except BaseException as error:
+            if not self._closed:
+                self._post(SplitFailed("of a watched folder", error))
 
     def _work(self) -> None:
         while (task := self._next()) is not None:
@@ -373,7 +422,8 @@ class Executor:
 
     def _say_if_complete(self) -> None:
         with self._lock:
-            ready = self._stage is not None and not self._pending and not self._running and not self._complete_said
+            left = self._pending or self._running or self._growing is not None
+            ready = self._stage is not None and not left and not self._complete_said
             if ready:
                 self._complete_said = True
                 stage = self._stage.index  # type: ignore[union-attr]
@@ -415,6 +465,9 @@ class Executor:
         with self._wake:
             self._closed = True
             self._wake.notify_all()
+        for source in self.plan.sources:
+            if isinstance(source, Growing):
+                source.close()
 
     # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -424,7 +477,7 @@ class Executor:
             assert self._stage is not None
             fresh, self._fresh = self._fresh, Fresh()
             generation = self._exchange.take() if self._exchange is not None else None
-            complete = not self._pending and not self._running
+            complete = not self._pending and not self._running and self._growing is None
             return Capture(self._stage.index, fresh, generation, complete)
 
     def committed(self, capture: Capture, snapshot: Snapshot) -> bool:
@@ -501,13 +554,19 @@ class Executor:
 
     def _rows_total(self) -> int | None:
         counts = [
-            split.rows
+            split.rows if split is not None else None
             for stage in self.plan.stages
             for one in stage.inputs
             if isinstance(one, ScanInput)
-            for split in one.splits
+            for split in (*one.splits, *((None,) if isinstance(one.source, Growing) else ()))
         ]
         return None if any(rows is None for rows in counts) else sum(rows or 0 for rows in counts)
+
+
+def arrived(stage: Stage, scan: ScanInput, arrival: Arrival, first: int) -> list[Task]:
+    """The tasks of one arrival, numbered from ``first``."""
+    grown = replace(scan, splits=arrival.splits)
+    return [Task(stage, first + index, grown, scan=index) for index in range(len(arrival.splits))]
 
 
 def reduce_groups(sizes: Mapping[int, int], partitions: int, target_bytes: int) -> list[list[int]]:

@@ -7,15 +7,17 @@ inputs, no rows. The result is deterministic: the same job over the same files g
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
 from ..errors import PlanError
 from ..io.formats import open_sink, open_source
 from ..io.sink import Sink
-from ..io.source import KnowsRanges, Source
+from ..io.source import Growing, KnowsRanges, Source
+from ..io.watch import WatchSource, same_folder
 from ..plan import nodes
 from ..plan.aggregates import Aggregate, first
 from ..plan.expr import Column, Expr, col
@@ -23,6 +25,7 @@ from ..plan.pipeline import Pipeline
 from .aggregate import plan_aggregates
 from .combiners import FirstRows
 from .combiners import rows as rows_of
+from .growth import recall
 from .join import JoinReducer, plan_join
 from .reducers import Groups, Reducer, Sorted
 from .routing import ByHash, ByRange, ToOne
@@ -51,6 +54,7 @@ class _Stream:
 
 @dataclass(slots=True)
 class _Lowering:
+    facts: Mapping[str, Any]
     stages: list[Stage] = field(default_factory=list)
     sinks: list[Sink] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
@@ -64,6 +68,8 @@ class _Lowering:
                 return [self._source(open_source(format, paths, dict(options)))]
             case nodes.ReadSource(source):
                 return [self._source(source)]
+            case nodes.Watch():
+                return [self._source(_watched(node))]
             case nodes.Union(inputs):
                 return self._union([self.lower(one) for one in inputs])
             case nodes.GroupBy(below, keys, aggregates):
@@ -82,11 +88,18 @@ class _Lowering:
                 return [self._step(stream, node) for stream in self.lower(node.input)]
 
     def _source(self, source: Source) -> _Stream:
+        if isinstance(source, Growing):
+            recall(source, len(self.sources), self.facts)
         self.sources.append(source)
         return _Stream(source, None, (), source.schema)
 
     def _union(self, several: Sequence[Sequence[_Stream]]) -> list[_Stream]:
         streams = [stream for streams in several for stream in streams]
+        if any(isinstance(stream.source, Growing) for stream in streams[:-1]):
+            raise PlanError(
+                "union: splits of a watched folder are numbered last, so there can be one, and it comes last",
+                "write other.union(ek.watch_dir(...))",
+            )
         first = streams[0].schema
         aligned = [streams[0]]
         for stream in streams[1:]:
@@ -214,7 +227,10 @@ class _Lowering:
         """A power of two, so that a partition of everything, not folded at all, stays near PARTITION_BYTES."""
         rows = sum(split.rows or 0 for one in inputs if isinstance(one, ScanInput) for split in one.splits)
         unknown = any(
-            not isinstance(one, ScanInput) or any(split.rows is None for split in one.splits) for one in inputs
+            not isinstance(one, ScanInput)
+            or isinstance(one.source, Growing)
+            or any(split.rows is None for split in one.splits)
+            for one in inputs
         )
         if unknown:
             return 64
@@ -224,6 +240,11 @@ class _Lowering:
     def end(self, end: nodes.End) -> None:
         streams = self.lower(end.input)
         sink = end.sink if isinstance(end, nodes.WriteSink) else open_sink(end.format, end.path, dict(end.options))
+        for source in self.sources:
+            if isinstance(source, WatchSource) and same_folder(source.path, str(sink.describe().get("path", ""))):
+                raise PlanError(
+                    f"{source.path}: the job would watch its own output", "write to another folder than the watched one"
+                )
         self.sinks.append(sink)
         inputs = [self._input(stream, None, SINK_SPLIT_BYTES) for stream in streams]
         self._stage("write", inputs, SinkOutput(len(self.sinks) - 1), streams[0].schema)
@@ -302,9 +323,24 @@ def _source_column(ops: Sequence[Op], name: str) -> str | None:
     return name
 
 
-def lower(pipelines: Sequence[Pipeline]) -> Plan:
-    """The stages of a job, in the order in which they run. Errors: PlanError, ConfigError, InputError."""
-    lowering = _Lowering()
+def _watched(node: nodes.Watch) -> Source:
+    return WatchSource(
+        node.path,
+        node.format,
+        dict(node.options),
+        idle_s=node.idle_s,
+        until=node.until,
+        settle_s=node.settle_s,
+        poll_s=node.poll_s,
+    )
+
+
+def lower(pipelines: Sequence[Pipeline], facts: Mapping[str, Any] | None = None) -> Plan:
+    """The stages of a job, in the order in which they run. Errors: PlanError, ConfigError, InputError.
+
+    ``facts``: those of the run that goes on; growing sources take up from them what they have taken before.
+    """
+    lowering = _Lowering(facts or {})
     for pipeline in pipelines:
         assert isinstance(pipeline.node, nodes.Write | nodes.WriteSink)
         lowering.end(pipeline.node)

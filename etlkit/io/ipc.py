@@ -71,6 +71,12 @@ class IpcSource:
                 self._known.files = expand(self.paths)
             return self._known.files
 
+    def pin(self, files: Sequence[FileRecord], schema: pa.Schema | None) -> None:
+        """Exactly these files, read as ``schema`` (None: as the first one is)."""
+        with self._known.lock:
+            self._known.files = tuple(files)
+            self._known.schema = schema
+
     def describe(self) -> dict[str, object]:
         return {"format": "ipc", "paths": list(self.paths), "schema": self.mode}
 

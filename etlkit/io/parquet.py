@@ -90,6 +90,14 @@ class ParquetSource:
                 self._known.schema = pa.schema([*in_files, *added])
             return self._known.schema
 
+    def pin(self, files: Sequence[FileRecord], schema: pa.Schema | None) -> None:
+        """Exactly these files, read as ``schema`` (None: as the first one is), without columns from the names of folders."""
+        with self._known.lock:
+            self._known.files = tuple(files)
+            self._known.in_folders = pa.schema([])
+            self._known.in_files = schema
+            self._known.schema = self._file_schema
+
     @property
     def _file_schema(self) -> pa.Schema:
         with self._known.lock:

@@ -140,6 +140,41 @@ def _remote_files(url: str) -> Iterator[FileRecord]:
             yield FileRecord(str(fs.unstrip_protocol(name)), size, f"{version}-{size}")
 
 
+def folder_files(path: str) -> Iterator[tuple[FileRecord, int]]:
+    """The visible files that lie directly in a folder, with their inodes (0 behind a URL). Errors: ``OSError``."""
+    local = local_path(path)
+    if local is None:
+        fs, inside = _filesystem(path)
+        fs.invalidate_cache()
+        root = str(fs.unstrip_protocol(inside)).rstrip("/")
+        for record in _remote_files(path):
+            if record.path.rpartition("/")[0] == root:
+                yield record, 0
+        return
+    with os.scandir(local) as entries:
+        for entry in entries:
+            if entry.name.startswith((".", "_")):
+                continue
+            try:
+                if not entry.is_file():
+                    continue
+                facts = entry.stat()
+            except FileNotFoundError:
+                continue  # renamed or removed since it was listed
+            record = FileRecord(entry.path, facts.st_size, f"{facts.st_mtime_ns}-{facts.st_size}")
+            yield record, facts.st_ino
+
+
+def exists(path: str) -> bool:
+    """Whether a file is there, on this machine or behind a URL."""
+    local = local_path(path)
+    if local is not None:
+        return Path(local).exists()
+    fs, inside = _filesystem(path)
+    fs.invalidate_cache()
+    return bool(fs.exists(inside))
+
+
 def open_input(file: FileRecord) -> pa.NativeFile:
     """Open for random reads. The caller closes it.
 

@@ -86,6 +86,56 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Files that came together while the job ran, and how they are cut. ``Segment.file`` counts over all arrivals.
+
+    ``inodes``: one a file, 0 where the file system has none; a file keeps it when it is renamed.
+    """
+
+    files: tuple[FileRecord, ...]
+    inodes: tuple[int, ...]
+    splits: tuple[Split, ...]
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A source whose list of splits grows while the job runs. ``splits`` is empty when the job is planned; what arrives is recorded
+    before it is used, so that a restart sees the same split numbers."""
+
+    @property
+    def arrivals(self) -> Sequence[Arrival]:
+        """Everything recorded so far, in order."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Nothing will arrive any more."""
+        ...
+
+    def recall(self, schema: pa.Schema, arrivals: Sequence[Arrival]) -> None:
+        """Take up what an earlier attempt recorded, before anything else is asked."""
+        ...
+
+    def watch(self) -> None:
+        """Begin to look. Every thread it needs starts here."""
+        ...
+
+    def next(self, timeout_s: float) -> Arrival | None:
+        """What has arrived, once each; None after ``timeout_s`` without news, or when it ended."""
+        ...
+
+    def take(self, arrival: Arrival) -> None:
+        """The arrival is recorded: its splits may be read from now on."""
+        ...
+
+    def wrong(self, files: Sequence[int]) -> list[str]:
+        """Which of these files are not as they were taken, in words."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @runtime_checkable
 class KnowsRanges(Protocol):
     """A source that can bound how many distinct values a column has, from statistics alone. Optional."""

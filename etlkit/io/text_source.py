@@ -100,6 +100,14 @@ class TextSource(ABC):
                 self._known.files = expand(self.paths)
             return self._known.files
 
+    def pin(self, files: Sequence[FileRecord], schema: pa.Schema | None) -> None:
+        """Exactly these files, read as ``schema`` (None: as found in the first one)."""
+        with self._known.lock:
+            self._known.files = tuple(files)
+            if schema is not None:
+                ratio = _DECODED_RATIO / max(1, len(schema))
+                self._known.sample = Sample(schema, dict.fromkeys(schema.names, ratio))
+
     def describe(self) -> dict[str, object]:
         types = {name: str(kind) for name, kind in self.types.items()}
         shared = {"format": self.format, "paths": list(self.paths), "schema": types, "bad_rows": self.bad_rows}

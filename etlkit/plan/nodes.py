@@ -38,6 +38,20 @@ class ReadSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """Files of one format that arrive in a folder while the job runs. How it ends and how often it looks is no part of the plan's
+    identity: an unfinished run may be told to end."""
+
+    format: str
+    path: str
+    options: tuple[tuple[str, object], ...]
+    idle_s: float | None
+    until: str | None
+    settle_s: float
+    poll_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     input: Node
     predicate: Expr
@@ -143,7 +157,7 @@ class Sort:
 
 
 Node = (
-    Read | ReadSource | Filter | Select | WithColumns | Rename | Drop | Cast | MapBatches | Explode | Limit | Union
+    Read | ReadSource | Watch | Filter | Select | WithColumns | Rename | Drop | Cast | MapBatches | Explode | Limit | Union
     | GroupBy | Distinct | Join | Sort
 )  # fmt: skip
 
@@ -171,7 +185,7 @@ End = Write | WriteSink
 
 def inputs_of(node: Node | End) -> tuple[Node, ...]:
     match node:
-        case Read() | ReadSource():
+        case Read() | ReadSource() | Watch():
             return ()
         case Union(inputs):
             return inputs
@@ -214,6 +228,8 @@ def canonical(node: Node | End) -> dict[str, object]:
             fields = {"format": format, "paths": list(paths), "options": _options(options)}
         case ReadSource(source):
             fields = {"source": source.describe()}
+        case Watch(format, path, options):
+            fields = {"format": format, "path": path, "options": _options(options)}
         case Filter(_, predicate):
             fields = {"predicate": predicate.canonical().hex()}
         case Select(_, columns) | WithColumns(_, columns):

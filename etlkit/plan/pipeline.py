@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PlanError, UsageError
+from ..units import parse_seconds
 from . import nodes
 from .aggregates import Aggregate
 from .expr import Expr, col
@@ -217,6 +218,38 @@ def read_json(path: Paths, **options: object) -> Pipeline:
 def read_ipc(path: Paths, **options: object) -> Pipeline:
     """Rows of Arrow IPC files (Feather version 2)."""
     return _read("ipc", path, options)
+
+
+def watch_dir(
+    path: str | Path,
+    format: str = "parquet",
+    *,
+    idle: str | float | None = None,
+    until: str | None = None,
+    settle: str | float = "1s",
+    poll: str | float | None = None,
+    **options: object,
+) -> Pipeline:
+    """Rows of files that arrive in a folder while the job runs, each file once, also over restarts.
+
+    It ends when nothing has come for ``idle``, or once a file named ``until`` is there; with neither it never ends (SIGTERM
+    checkpoints and exits 75). A file counts when it was renamed in, or has stayed the same for ``settle``. ``poll`` lists the
+    folder that often and does without inotify. ``options`` are the format's; ``schema=pa.schema(...)`` where the folder may be
+    empty at first. docs/adr/0014-watch-dir.md has the rest.
+    """
+    if until is not None and ("/" in until or not until):
+        raise UsageError(f"watch_dir until={until!r} is not a file name", 'name a file in the folder: until="_DONE"')
+    return Pipeline(
+        nodes.Watch(
+            format,
+            str(path),
+            tuple(sorted(options.items())),
+            None if idle is None else parse_seconds(idle),
+            until,
+            parse_seconds(settle),
+            None if poll is None else max(0.01, parse_seconds(poll)),
+        )
+    )
 
 
 def read(source: Any) -> Pipeline:

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Phase, Snapshot, StateDir, open_store
+from ..engine import growth
 from ..engine.planner import lower
 from ..engine.stages import ExchangeOutput, Plan, ScanInput
 from ..errors import ConfigError, EtlkitError, error_for
-from ..plan.fingerprint import changed_files, differences, fingerprint, run_id
+from ..io.source import Growing
+from ..plan import nodes
+from ..plan.fingerprint import changed_files, differences, digest, fingerprint, run_id
 from ..plan.pipeline import Pipeline
 from . import learned, notes
 from .learned import Learned
@@ -84,10 +87,8 @@ def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, obje
     ``ended``: what the cluster says about how the attempt before this one ended (``exit_code``, ``ended_by``).
     Errors: PlanError, InputError, StateBusyError, StateError; ConfigError where another run is unfinished.
     """
-    plan = lower(request.pipelines)
-    inventory = [
-        (record.path, record.size_bytes, record.version) for source in plan.sources for record in source.inventory()
-    ]
+    plan = lower(request.pipelines, _watched_before(request))
+    inventory = _inventory(plan)
     parts = fingerprint(request.job, request.parameters, request.pipelines, inventory)
     identity = request.run_id or run_id(parts)
     if not request.restart and (done := _done_before(request.state, identity)) is not None:
@@ -100,6 +101,29 @@ def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, obje
     except BaseException:
         state_dir.close()
         raise
+
+
+def _watched_before(request: Request) -> Mapping[str, Any]:
+    """What the state says of watched folders, so that a run that goes on need not wait for their first file."""
+    if request.restart or not any(
+        isinstance(node, nodes.Watch) for one in request.pipelines for node in nodes.walk(one.node)
+    ):
+        return {}
+    if "://" not in request.state and not Path(request.state).is_dir():
+        return {}
+    found = StateDir.open(open_store(request.state), read_only=True).snapshot
+    return {} if found is None else found.facts
+
+
+def _inventory(plan: Plan) -> list[tuple[str, int, str]]:
+    """The input files; of a watched folder only the folder, for its files are not known yet."""
+    found: list[tuple[str, int, str]] = []
+    for source in plan.sources:
+        if isinstance(source, Growing):
+            found.append((str(source.describe().get("path", "")), 0, digest(source.describe())))
+        else:
+            found += [(record.path, record.size_bytes, record.version) for record in source.inventory()]
+    return found
 
 
 def _done_before(state: str, identity: str) -> AlreadyDone | None:
@@ -147,6 +171,9 @@ def _begin(
     inventory: Sequence[tuple[str, int, str]],
     limit_bytes: int | None,
 ) -> Opened:
+    earlier = state_dir.snapshot
+    if growing(plan) and earlier is not None and growth.FACT in earlier.facts:
+        plan = lower(request.pipelines)  # a new run takes up nothing of the one before
     for sink in plan.sinks:
         sink.prepare(identity, resuming=False)
     attempts = [_attempt(1, limit_bytes, None)]
@@ -164,6 +191,7 @@ def _begin(
         "learned": dict(known) or notes.read(request.state, notes.LEARNED) or {},
         "ended": {},
         "failure": None,
+        **growth.first_facts(plan),
     }
     snapshot = state_dir.begin(identity, parts, facts)
     state_dir.collect()
@@ -180,6 +208,14 @@ def _resume(
     limit_bytes: int | None,
     ended: Mapping[str, object] | None,
 ) -> Opened:
+    if growing(plan):
+        plan = lower(request.pipelines, found.facts)  # what was taken, as it is now that the state is locked
+        if changed := growth.changed_unfinished(plan, found):
+            raise ConfigError(
+                f"files that this run took and has not finished are not as they were: {'; '.join(changed[:3])}"
+                + (f" and {len(changed) - 3} more" if len(changed) > 3 else ""),
+                "put them back as they were to go on, or discard the unfinished run with --restart",
+            )
     recorded, here = found.facts.get("plan"), planned(plan)
     if recorded != here:
         raise ConfigError(
@@ -232,6 +268,11 @@ def _settled(resize: dict[str, Any], limit_bytes: int | None) -> dict[str, Any]:
         else:
             resize |= {"pending_at_restart": True}
     return resize
+
+
+def growing(plan: Plan) -> bool:
+    """Whether files may arrive while the job runs."""
+    return any(isinstance(source, Growing) for source in plan.sources)
 
 
 def planned(plan: Plan) -> list[dict[str, Any]]:
