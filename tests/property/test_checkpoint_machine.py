@@ -28,12 +28,19 @@ from etlkit.testing.faulty_store import FaultyDisk
 from etlkit.testing.simdisk import SimDisk
 
 
+class NoLinks(SimDisk):
+    def link(self, source: str, target: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted", target)
+
+
 class Runs(RuleBasedStateMachine):
     """The model is three sets: splits done, parts named, facts. The state directory must say the same after everything."""
 
+    make: type[SimDisk] = SimDisk
+
     def __init__(self) -> None:
         super().__init__()
-        self.volume = SimDisk({"/": {}, "/pvc": {}})
+        self.volume = self.make({"/": {}, "/pvc": {}})
         self.done: set[int] = set()
         self.facts: dict[str, object] = {}
         self.phase = Phase.RUNNING
@@ -187,6 +194,10 @@ class Runs(RuleBasedStateMachine):
             assert self.state.verify() == []
 
 
+class RunsWithoutLinks(Runs):
+    make = NoLinks
+
+
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_dir, "DELTAS_A_BASE", 4)
@@ -194,11 +205,12 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "LARGE_FACT_BYTES", 60)
 
 
-def test_interleavings() -> None:
+@pytest.mark.parametrize("machine", [Runs, RunsWithoutLinks])
+def test_interleavings(machine: type[Runs]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(
-        Runs,
+        machine,
         settings=settings(
             max_examples=40,
             stateful_step_count=25,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,56 @@ def test_a_url_with_a_password_is_refused() -> None:
         StateDir.open("s3://key:secret@bucket/state")
     with pytest.raises(ConfigError, match="no conditional put"):
         StateDir.open("sftp://host/state")
+
+
+class Pausing(NoLinks):
+    """Runs ``meanwhile`` once, between the claim of a number and the rename to it."""
+
+    def __init__(self) -> None:
+        self.meanwhile: list[Callable[[], None]] = []
+
+    def rename(self, source: str, target: str) -> None:
+        if self.meanwhile and "/0" in target:
+            self.meanwhile.pop()()
+        super().rename(source, target)
+
+
+def one_and_another(tmp_path: Path) -> tuple[StateDir, Pausing]:
+    disk = Pausing()
+    state = StateDir.open(LocalStore(tmp_path, disk))
+    state.begin("run", {}, {})
+    state._lock.release()  # type: ignore[union-attr]  # as if its node were lost
+    return state, disk
+
+
+ONE_SPLIT = Delta("one", {0: StageDelta(Intervals([(0, 1)]), rows_in=1)})
+
+
+def test_without_hard_links_what_was_told_is_seen_by_a_writer_that_looked_too_early(tmp_path: Path) -> None:
+    first, disk = one_and_another(tmp_path)
+    later: list[StateDir] = []
+    disk.meanwhile.append(lambda: later.append(StateDir.open(LocalStore(tmp_path, NoLinks()))))
+    assert first.commit(ONE_SPLIT).id == 3
+    assert later[0].snapshot is not None and later[0].snapshot.id == 2
+    snapshot = later[0].claim({})
+    assert snapshot.stages[0].rows_in == 1, "a commit that was told to be durable is lost"
+    with pytest.raises(FencedError):
+        first.fence()
+
+
+def test_without_hard_links_a_claim_above_fences_the_rename_below(tmp_path: Path) -> None:
+    first, disk = one_and_another(tmp_path)
+    later: list[StateDir] = []
+
+    def take_over() -> None:
+        later.append(StateDir.open(LocalStore(tmp_path, NoLinks())))
+        later[0].claim({})
+
+    disk.meanwhile.append(take_over)
+    with pytest.raises(FencedError):
+        first.commit(ONE_SPLIT)
+    later[0].commit(ONE_SPLIT)
+    later[0].collect()
+    found = StateDir.open(tmp_path, read_only=True)
+    assert found.snapshot is not None and found.snapshot.stages[0].rows_in == 1 and not found.warnings
+    assert found.verify() == []
