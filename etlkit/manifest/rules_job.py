@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .pod import AGAIN, HOPELESS
-from .workload import FOR_EVER, Finding, Level, Workload, items, mapping, sequence
+from .workload import FOR_EVER, Finding, Level, Workload, exit_codes_in, items, mapping
 
 ROOM_FOR_RESIZES = 3
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "busybox")
@@ -85,10 +85,11 @@ def failure_policy(w: Workload) -> Iterator[Finding]:
             remedy = "drop it: etlkit writes a failure for good into the state, and later starts end at once"
             yield Finding("failure-policy", Level.FAIL, w.place, "podFailurePolicy with OnFailure", why, remedy)
         return
-    ignored, fatal, drained = set(), set(), False
+    ignored: set[int] = set()
+    fatal: set[int] = set()
+    drained = False
     for rule in rules:
-        codes = mapping(rule, "onExitCodes")
-        values = {code for code in sequence(codes, "values") if codes.get("operator", "In") == "In"}
+        values = set(exit_codes_in(mapping(rule, "onExitCodes")))
         ignored |= values if rule.get("action") == "Ignore" else set()
         fatal |= values if rule.get("action") in ("FailJob", "FailIndex") else set()
         drained |= rule.get("action") == "Ignore" and any(

@@ -136,9 +136,8 @@ class Workload:
         """Those with which the container's own rules start it again."""
         found: list[int] = []
         for rule in items(self.container, "restartPolicyRules"):
-            codes = mapping(rule, "exitCodes")
-            if rule.get("action") == "Restart" and codes.get("operator", "In") == "In":
-                found += [code for code in sequence(codes, "values") if isinstance(code, int)]
+            if rule.get("action") == "Restart":
+                found += exit_codes_in(mapping(rule, "exitCodes"))
         return found
 
 
@@ -175,6 +174,12 @@ def etl_container(pod: Json) -> Json | None:
         if named or any("etlkit" in word for word in words):
             return container
     return None
+
+
+def exit_codes_in(rule: Json) -> list[int]:
+    """The codes that a rule names with operator In."""
+    named = rule.get("operator", "In") == "In"
+    return [code for code in sequence(rule, "values") if named and isinstance(code, int)]
 
 
 def quantity(text: str, resource: str) -> int | None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from etlkit.manifest.yaml import document, documents, note, plain
 
 ODD = [
-    "y", "no", "On", "null", "~", "0x1f", "0440", "012", "1e3", ".5", "1_000", "12:30", "2024-01-01", "2024-01-01T00:00:00Z", "-",
-    "-x", "--set=a=b", "a: b", "a #b", "- x", "=", "<<", "a:", "?", "!x", "%", "@a", "`", "&a", "*a", "{", "[", "x,y", "", " ", "a ", " a",
+    "y", "no", "On", "null", "~", "0x1f", "0440", "012", "1e3", ".5", "1_000", "12:30", "2024-01-01", "2024-01-01T00:00:00Z",
+    "-", "-x", "--set=a=b", "a: b", "a #b", "- x", "=", "<<", "a:", "?", "!x", "%", "@a", "`", "&a", "*a", "{", "[", "x,y", "", " ",
+    "a ", " a",
     "line\nother\n", "x\n y", "\n", "key: |\n  z\n", "tab\there", "\u2028", "\U0001f600", "\x85", "\ufeff", "...", "---",
 ]  # fmt: skip
 LEAF = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.text(max_size=12) | st.sampled_from(ODD)
