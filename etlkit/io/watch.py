@@ -17,7 +17,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -127,7 +126,7 @@ class WatchSource:
         return self._schema
 
     def _learned(self) -> pa.Schema:
-        with _stoppable(self.path):
+        with _Stop(self.path) as stop:
             said = False
             while True:
                 self._folder.look()
@@ -142,7 +141,7 @@ class WatchSource:
                 if not said and not self._folder.unsettled:
                     _log.warning("waiting for the first file in %s, to learn its columns", self.path)
                     said = True
-                time.sleep(min(self.poll_s or 0.1, 0.1))
+                stop.pause(0.1)
 
     def inventory(self) -> Sequence[FileRecord]:
         """The files taken so far, in order of arrival."""
@@ -240,11 +239,8 @@ class WatchSource:
         return Arrival(tuple(files), tuple(inode for _, inode in found), moved)
 
     def wrong(self, files: Sequence[int]) -> list[str]:
-        said = []
-        for index in files:
-            if how := _changed(self._files[index]):
-                said.append(f"{self._files[index].path} {how}")
-        return said
+        found = [(self._files[index], _changed(self._files[index])) for index in files]
+        return [f"{file.path} {how}" for file, how in found if how]
 
 
 def _changed(file: FileRecord) -> str:
@@ -374,26 +370,37 @@ def _old(file: FileRecord) -> bool:
     return changed_ns > 0 and time.time() - changed_ns / 1e9 > OLD_S
 
 
-@contextmanager
-def _stoppable(path: str) -> Iterator[None]:
-    """Before the run has begun there is nothing to save: SIGTERM and SIGINT end the waiting with exit 75."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Stop:
+    """SIGTERM and SIGINT while there is nothing to save yet: noted, and raised as exit 75 at the next look. Raising in the handler
+    would lose it wherever something catches every exception, as logging does."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise error_for(
-            Exit.AGAIN,
-            f"{signal.Signals(number).name} while waiting for the first file in {path}",
-            "nothing was begun; the same command goes on",
-        )
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: list[str] = []
+        self._rung = threading.Event()
+        self._before: dict[int, Any] = {}
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> _Stop:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._seen.append(signal.Signals(number).name)
+        self._rung.set()
+
+    def pause(self, seconds: float) -> None:
+        self._rung.wait(seconds)
+        if self._seen:
+            raise error_for(
+                Exit.AGAIN,
+                f"{self._seen[0]} while waiting for the first file in {self._path}",
+                "nothing was begun; the same command goes on",
+            )
 
 
 def same_folder(one: str, other: str) -> bool:
