@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import ConfigError, EtlkitError, UsageError
-from .units import parse_bytes, parse_seconds
+from .units import parse_bytes, parse_cpu, parse_seconds
 
 FILE_NAME = "etlkit.toml"
 FILE_VARIABLE = "ETLKIT_CONFIG"
@@ -32,6 +32,8 @@ class Settings:
     """None: as many as the cgroup's CPU quota has cores."""
     max_memory_bytes: int | None = None
     """Never ask for more. None: never ask."""
+    max_cores: float | None = None
+    """Never ask for more CPU. None: never ask."""
     progress: str = "auto"
     lock_wait_s: float = 0.0
     backoff_limit: int | None = None
@@ -98,6 +100,15 @@ def _memory(value: object) -> int:
     return number
 
 
+def _cores(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    cores = parse_cpu(str(value))
+    if cores <= 0:
+        raise ValueError
+    return float(cores)
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError
@@ -128,6 +139,7 @@ _KEYS = (
     _Key("checkpoint_every", "checkpoint_every_s", _positive_seconds, "a duration above zero, such as 500ms, 1s or 2m"),
     _Key("workers", "workers", _count, "a whole number from 1"),
     _Key("max_memory", "max_memory_bytes", _memory, "a quantity such as 512Mi or 2Gi"),
+    _Key("max_cpu", "max_cores", _cores, "cores such as 2 or 1500m"),
     _Key("progress", "progress", _one_of(PROGRESS), f"one of {', '.join(PROGRESS)}"),
     _Key("lock_wait", "lock_wait_s", _seconds, "a duration such as 0s, 30s or 2m"),
     _Key("backoff_limit", "backoff_limit", _count_or_none, "a whole number from 0, as in the Job"),

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_arguments(args: argparse.Namespace) -> list[str]:
     """The options of ``run`` that were given, as the container's command line."""
     passed: list[str] = [f"--set={pair}" for pair in args.set]
-    for name in ("state", "checkpoint_every", "workers", "run_id", "lock_wait"):
+    for name in ("state", "checkpoint_every", "workers", "max_cpu", "run_id", "lock_wait"):
         value = getattr(args, name)
         if value is not None:
             passed.append(f"--{name.replace('_', '-')}={value}")

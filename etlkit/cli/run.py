@@ -24,6 +24,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-every", metavar="T", help="bound on lost work, such as 1s (default)")
     parser.add_argument("--workers", metavar="N", help="splits at once (default: the CPU quota)")
     parser.add_argument("--max-memory", metavar="SIZE", help="never ask for more memory than this")
+    parser.add_argument("--max-cpu", metavar="N", help="ask for up to so many cores while throttled, live")
     parser.add_argument("--progress", choices=("auto", "plain", "json", "none"))
 
 

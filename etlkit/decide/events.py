@@ -133,6 +133,14 @@ class LimitChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CoresChanged:
+    """The CPU quota changed: so many workers are worth having at most from now on."""
+
+    at_s: float
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Terminating:
     """SIGTERM or SIGINT: checkpoint inside the grace period and exit 75. A second one ends at once."""
 
@@ -166,5 +174,5 @@ class WorkFailed:
 
 Event = (
     Started | Observed | AllocationFailed | CheckpointCommitted | CheckpointFailed | ResizeReported | LimitChanged
-    | Terminating | Drained | WorkFinished | WorkFailed
+    | CoresChanged | Terminating | Drained | WorkFinished | WorkFailed
 )  # fmt: skip

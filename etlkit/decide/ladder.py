@@ -176,6 +176,16 @@ def restore(state: State, policy: Policy, why: str) -> Step:
     return state, tuple(out)
 
 
+def cores_changed(state: State, workers: int, policy: Policy) -> Step:
+    """As many workers as the quota has cores; what pressure has taken away comes back only when it is calm."""
+    most = max(policy.min_workers, workers)
+    given_up = state.workers < state.most_workers
+    now = min(state.workers, most) if given_up else most
+    changed = now != state.workers
+    state = replace(state, workers=now, most_workers=most)
+    return state, (SetWorkers(now, f"the CPU quota is good for {most}"),) if changed else ()
+
+
 def squeezed(state: State, policy: Policy) -> Step:
     """The limit went below what is comfortable: everything at once."""
     why = f"the limit shrank: {use(state)}"

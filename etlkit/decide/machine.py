@@ -16,6 +16,7 @@ from .events import (
     AllocationFailed,
     CheckpointCommitted,
     CheckpointFailed,
+    CoresChanged,
     Drained,
     Event,
     LimitChanged,
@@ -68,6 +69,8 @@ def _decide(state: State, event: Event, policy: Policy) -> Step:
             state, out = inflight.reported(state, event, policy)
         case LimitChanged():
             state, out = inflight.limit_changed(state, event.limit_bytes, policy)
+        case CoresChanged():
+            return ladder.cores_changed(state, event.workers, policy)
         case Terminating():
             return ending.terminating(state, event, policy)
         case Drained():

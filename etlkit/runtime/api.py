@@ -26,7 +26,7 @@ from ..kube.client import PodClient
 from ..kube.identity import find_access, find_identity
 from ..kube.pod import PodView
 from ..kube.resizer import Resizer
-from ..memory import Ledger, MemoryReader, find_cpu_reader, find_reader
+from ..memory import Ledger, MemoryReader, SplitForecast, find_cpu_reader, find_reader
 from ..memory.wall import Wall
 from ..observe.events import EventLog
 from ..observe.progress import Renderer, make_renderer
@@ -34,9 +34,12 @@ from ..plan.job import Job, as_pipelines
 from ..plan.pipeline import Pipeline
 from ..settings import DEFAULT_GRACE_S, Settings, load
 from .checkpointer import Checkpointer
+from .cores import Cores, CpuAsker, cpu_policy, workers_for
 from .gauge import Gauge, now_s
+from .learned import Learned
 from .loop import Ended, Loop, Tell, wait_idle
 from .opening import AlreadyDone, Opened, Request, open_run
+from .policy_file import PolicyWatcher, Refused, Taken, given_options, policy_from
 
 FACTS_WAIT_S = 3.0
 EVENTS = "events.jsonl"
@@ -148,7 +151,7 @@ def _attempt(
     opened: Opened,
 ) -> RunResult:
     policy = policy_for(settings, pod)
-    workers = settings.workers or worker_count()
+    cores = _cores(settings, pod, inbox)
     log = EventLog(Path(request.state) / EVENTS)
     emit = _emitter(log, renderer)
     ledger = Ledger(None)
@@ -159,13 +162,23 @@ def _attempt(
         opened.snapshot,
         ledger,
         inbox.put,
-        workers=workers,
+        workers=cores.most_workers,
         slice_rows=policy.slice_rows,
         wall=wall,
     )
     checkpointer = Checkpointer(executor, opened.state_dir, inbox.put)
-    gauge = Gauge(reader, executor, ledger, wall, workers)
-    loop = Loop(opened, executor, checkpointer, gauge, policy, inbox, Tell(emit), resizer)
+    known = opened.learned
+    gauge = Gauge(
+        reader, executor, ledger, wall, cores.workers, known.resize_cost_s, known.spill_s, _split_forecast(known)
+    )
+    loop = Loop(opened, executor, checkpointer, gauge, policy, inbox, Tell(emit), resizer, cores, request)
+    watcher = PolicyWatcher(
+        settings,
+        policy,
+        lambda changed, what: inbox.put(Taken(changed, what)),
+        lambda why: inbox.put(Refused(why)),
+        options=given_options(settings),
+    )
     emit(
         "attempt_started",
         attempt=opened.attempt,
@@ -174,7 +187,7 @@ def _attempt(
         pid=os.getpid(),
         limit_bytes=reader.limit_bytes(),
         resumed_from=opened.resumed_from,
-        workers=workers,
+        workers=cores.workers,
         max_memory_bytes=policy.max_memory_bytes,
         mode=str(policy.mode),
         memory_source=reader.describe(),
@@ -184,8 +197,11 @@ def _attempt(
     ended: Ended | None = None
     signals = _Signals(inbox, pod.grace_s if pod is not None else DEFAULT_GRACE_S)
     try:
+        # Every thread that may ever be needed: once the wall is up, a new one's stack may not fit.
         executor.start()
+        executor.set_workers(cores.workers)
         checkpointer.start()
+        watcher.start()
         if not executor.begin(opened.snapshot):
             checkpointer.publish_now()
         _emit_planned(emit, executor)
@@ -194,6 +210,8 @@ def _attempt(
     finally:
         signals.restore()
         wall.lift()
+        watcher.close()
+        cores.close()
         executor.close()
         checkpointer.close(1.0)
         opened.state_dir.close()
@@ -228,6 +246,8 @@ def _finish(
         ended_by=ended_by,
         reason=ended.reason,
         peak_bytes=loop.gauge.peak_bytes,
+        forecasts=loop.lessons.forecasts(),
+        throttled_s=round(loop.cores.throttled_s, 3),
         seconds=round(now_s() - began_s, 3),
         rows_in=figures.rows_in,
     )
@@ -250,8 +270,6 @@ def _finish(
 
 def policy_for(settings: Settings, pod: PodView | None) -> Policy:
     """The machine's thresholds, with the mode that the pod's own resizePolicy says."""
-    from .policy_file import policy_from
-
     mode = ResizeMode.NONE
     if pod is not None and not pod.static and settings.max_memory_bytes is not None:
         mode = pod.memory_policy
@@ -261,9 +279,26 @@ def policy_for(settings: Settings, pod: PodView | None) -> Policy:
 def worker_count() -> int:
     """As many as the cgroup's CPU quota has cores, at least one; without a quota, as the machine has."""
     cpu = find_cpu_reader()
-    quota = cpu.read().quota_cores if cpu is not None else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, round(quota))) if quota else cores
+    try:
+        return workers_for(cpu.read().quota_cores)
+    finally:
+        cpu.close()
+
+
+def _cores(settings: Settings, pod: PodView | None, inbox: queue.SimpleQueue[Any]) -> Cores:
+    """What watches the CPU, with somebody to ask for more where there is a cap to stay under."""
+    policy = cpu_policy(settings.max_cores, pod)
+    access, identity = find_access(), find_identity()
+    asker = None
+    if policy.live and policy.max_cores is not None and access is not None and identity is not None:
+        asker = CpuAsker(PodClient(access, identity), identity, inbox.put)
+    return Cores(find_cpu_reader(), policy, asker, settings.workers)
+
+
+def _split_forecast(known: Learned) -> SplitForecast:
+    if known.split_factor is None:
+        return SplitForecast()
+    return SplitForecast.from_json({"factor": known.split_factor, "spread": known.split_spread or 0.5})
 
 
 def _resizer(settings: Settings, inbox: queue.SimpleQueue[Any], reader: MemoryReader) -> Resizer | None:

@@ -14,11 +14,13 @@ import pyarrow as pa
 
 from ..decide.events import Observed, ResizeMode
 from ..decide.policy import Policy
+from ..engine.demand import split_demand_bytes
 from ..engine.exchange import ExchangeState
-from ..engine.executor import Executor, Figures
-from ..engine.stages import ExchangeOutput
+from ..engine.executor import STATE, Executor, Figures
+from ..engine.stages import ExchangeOutput, ScanInput
 from ..engine.widths import row_bytes
-from ..memory import Ledger, MemoryReader, MemorySample
+from ..engine.work import Task
+from ..memory import Leak, Ledger, MemoryReader, MemorySample, SplitForecast
 from ..memory.growth import distinct_keys
 from ..memory.thrash import thrash
 from ..memory.wall import Wall, WallPlacement
@@ -34,6 +36,10 @@ LEDGER_SHARE = 0.92
 RISK, BACK_OFF_S = 0.2, 10.0
 """Going on below what is forecast may end in a kill all the same (an author's function, native code, a sidecar): one time in
 five is a judgement, and the back-off after a kill is the kubelet's (F13)."""
+SPLITS_TO_TRUST = 8
+"""Until so many splits were measured, the estimate from metadata stands as it is."""
+LEAST_FACTOR, MOST_FACTOR = 0.4, 4.0
+"""Bounds of what is believed of a learned factor: a measurement at a look is a sample, not a peak."""
 STALL = 2.5
 """What letting go of state costs beside writing it: workers that wait for room, splits undone at the wall, cache read again.
 Measured: docs/adr/0011."""
@@ -50,18 +56,30 @@ class Gauge:
     """Measured by an earlier attempt of this run."""
     spill_s: float | None = None
     """Measured: the newest checkpoint that let state go."""
+    split: SplitForecast = field(default_factory=SplitForecast)
+    """Measured over estimated, of a split; learned from run to run."""
+    leak: Leak | None = None
+    """Growth that no split explains, as far as it has been found."""
     sample: MemorySample = field(init=False)
     peak_bytes: int = 0
     _bases: deque[int] = field(default_factory=lambda: deque(maxlen=20))
     _outside_bytes: int | None = None
     _rates: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=40))
+    _paces: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=240))
+    """Splits done, over the last looks at this stage."""
+    _stage: int = -1
+    _flight: tuple[int, int] = (0, 0)
+    """Reserved and allocated by running splits, at their most since a split was last learned from."""
+    _learned_at: int = 0
     _last_s: float = 0.0
     _begun_with: int = 0
+    slice_rows: int = 65536
+    _later: dict[int, int] = field(default_factory=dict)
     figures: Figures = field(init=False)
     observed: Observed = field(init=False)
 
-    def look(self, at_s: float, policy: Policy, unsaved_s: float) -> Observed:
-        """Read everything once, move the ledger, and say what is seen."""
+    def look(self, at_s: float, policy: Policy, unsaved_s: float, *, saving: bool = False) -> Observed:
+        """Read everything once, move the ledger, and say what is seen. ``saving``: a checkpoint is being written."""
         before = getattr(self, "sample", None)
         sample = self.sample = self.reader.read()
         figures = self.figures = self.executor.figures()
@@ -71,9 +89,20 @@ class Gauge:
         capacity = self._capacity_bytes(sample, self.wall.raise_to(sample.limit_bytes, sample), base)
         if capacity != self.ledger.capacity_bytes:
             self.ledger.resize(capacity)
+        if figures.stage != self._stage:
+            self._stage = figures.stage
+            self._rates.clear()
+            self._paces.clear()
         self._rates.append((at_s, figures.rows_in))
+        self._paces.append((at_s, figures.splits_done))
+        if not saving:
+            self._learn(figures)
         least = base + figures.smallest_need_bytes
-        full = base + self.workers * figures.split_need_bytes + self.full_state_bytes(figures)
+        full = base + max(
+            self.workers * self.split_bytes(figures.split_need_bytes) + self.full_state_bytes(figures),
+            self._later_bytes(figures),
+        )
+        full += self._leaking_bytes(figures)
         elapsed = at_s - self._last_s if self._last_s else 0.0
         if not self._last_s:
             self._begun_with = figures.splits_done
@@ -88,7 +117,8 @@ class Gauge:
             projected_bytes=full,
             floor_bytes=least,
             unsaved_s=unsaved_s,
-            remaining_s=remaining,
+            # Stages to come may need more than this one, and nobody knows yet how much: no time at which to give back.
+            remaining_s=None if self._gathers_later(figures) else remaining,
             spill_cost_s=self.spill_cost_s(figures, over=sample.limit_bytes is not None and full > sample.limit_bytes),
             resize_cost_s=(self.resize_cost_s or RESTART_S) if policy.mode is ResizeMode.RESTART else 0.1,
             splits_done=figures.splits_done - self._begun_with,
@@ -129,7 +159,7 @@ class Gauge:
         exchange = self.executor.exchange
         if capacity is None or exchange is None or not figures.rows_in or not figures.rows_total:
             return 0.0
-        room = max(4 << 20, capacity - self.workers * figures.split_need_bytes)
+        room = max(4 << 20, capacity - self.workers * self.split_bytes(figures.split_need_bytes))
         left = figures.raw_rows * max(0.0, figures.rows_total / figures.rows_in - 1.0)
         bytes_left = left * row_bytes(exchange.combiner.raw_schema)
         if bytes_left + figures.state_bytes <= room:
@@ -138,17 +168,69 @@ class Gauge:
         risk_s = RISK * (BACK_OFF_S + (self.resize_cost_s or RESTART_S)) if over else 0.0
         return float(STALL * bytes_left / room * each_s) + risk_s
 
+    def split_bytes(self, estimated_bytes: int) -> int:
+        """What a split will need, by what splits have needed so far."""
+        if self.split.seen < SPLITS_TO_TRUST and self.split.factor == 1.0:
+            return estimated_bytes
+        return int(min(max(self.split.factor, LEAST_FACTOR), MOST_FACTOR) * estimated_bytes)
+
+    def _learn(self, figures: Figures) -> None:
+        """Compare what running splits have reserved with what Arrow holds beside the state, once a round of splits."""
+        held = self.ledger.held()
+        reserved = sum(size for name, size in held.items() if name != STATE)
+        allocated = pa.total_allocated_bytes() - figures.state_bytes
+        most_reserved, most_allocated = self._flight
+        self._flight = (max(most_reserved, reserved), max(most_allocated, allocated))
+        if figures.splits_done - self._learned_at < max(1, self.workers):
+            return
+        self.split.update(*self._flight)
+        self._flight, self._learned_at = (0, 0), figures.splits_done
+
+    def _leaking_bytes(self, figures: Figures) -> int:
+        """What a leak will have grown to by the end, on top of what it is."""
+        if self.leak is None:
+            return 0
+        return int(self.leak.bytes_per_split * max(0, figures.splits_total - figures.splits_done))
+
+    def _later_bytes(self, figures: Figures) -> int:
+        """Splits of scans in stages to come, all workers at it; their state can't be known before they run."""
+        if figures.stage not in self._later:
+            later = self.executor.plan.stages[figures.stage + 1 :]
+            tasks = [
+                Task(stage, 0, one, scan=index)
+                for stage in later
+                for one in stage.inputs
+                if isinstance(one, ScanInput)
+                for index in range(len(one.splits))
+            ]
+            # A few thousand splits differ little; the first, the last and a sample between them will do.
+            tasks = tasks[:: max(1, len(tasks) // 64)] + tasks[-1:]
+            self._later[figures.stage] = max(
+                (split_demand_bytes(task, self.slice_rows, {}) for task in tasks), default=0
+            )
+        return self.workers * self.split_bytes(self._later[figures.stage])
+
+    def _gathers_later(self, figures: Figures) -> bool:
+        later = self.executor.plan.stages[figures.stage + 1 :]
+        return any(isinstance(stage.output, ExchangeOutput) for stage in later)
+
     def rows_per_s(self) -> float:
-        if len(self._rates) < 2:
-            return 0.0
-        (first_s, first), (last_s, last) = self._rates[0], self._rates[-1]
-        return max(0.0, (last - first) / (last_s - first_s)) if last_s > first_s else 0.0
+        return _rate(self._rates)
 
     def remaining_s(self, figures: Figures) -> float | None:
+        """By rows while the input is read, by splits of the stage after that, or where nobody knows how many rows there are."""
         rate = self.rows_per_s()
-        if not rate or figures.rows_total is None:
-            return None
-        return max(0.0, (figures.rows_total - figures.rows_in) / rate)
+        if rate and figures.rows_total is not None and figures.rows_total > figures.rows_in:
+            return (figures.rows_total - figures.rows_in) / rate
+        pace = _rate(self._paces)
+        return max(0, figures.splits_total - figures.splits_done) / pace if pace else None
+
+
+def _rate(points: deque[tuple[float, int]]) -> float:
+    if len(points) < 2:
+        return 0.0
+    (first_s, first), (last_s, last) = points[0], points[-1]
+    return max(0.0, (last - first) / (last_s - first_s)) if last_s > first_s else 0.0
 
 
 def _groups_at(exchange: ExchangeState, raw_total: int) -> int:

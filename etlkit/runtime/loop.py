@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..checkpoint import Phase
 from ..decide import events, instructions
+from ..decide.inflight import landed
 from ..decide.machine import initial, step
 from ..decide.policy import Policy
 from ..engine import executor as engine
@@ -23,13 +24,19 @@ from ..exits import Exit
 from ..memory import interval_s
 from ..memory.allocation import release_pools
 from . import checkpointer as saving
+from . import learned, notes
 from .checkpointer import Checkpointer, Wanted, as_state_error
+from .cores import Cores, CpuReported
 from .gauge import Gauge, now_s
-from .opening import Opened, now
+from .lessons import Lessons, terminated_at
+from .opening import Opened, Request, now
+from .policy_file import Refused, Taken
 
 PROGRESS_EVERY_S = 0.25
 EARLY_S, EARLY_LOOK_S = 5.0, 0.1
 """The first seconds are when the forecast takes shape, and when a resize is cheapest: look more often."""
+FIRST_BATCH_LOOK_S = 0.02
+"""Until the first rows are read: what a restart costs ends with them."""
 RETRY_SPLIT_S = 0.2
 """Between two tries of a split that finds no memory, from the second on, with a look in between."""
 RETRY_S = 1.0
@@ -70,8 +77,13 @@ class Loop:
         inbox: queue.SimpleQueue[Any],
         tell: Tell,
         asks: Asks | None,
+        cores: Cores,
+        request: Request,
     ) -> None:
         self.opened = opened
+        self.cores = cores
+        self.request = request
+        self.lessons = Lessons(gauge, terminated_at(opened.attempts))
         self.executor = executor
         self.checkpointer = checkpointer
         self.gauge = gauge
@@ -104,6 +116,7 @@ class Loop:
         """Until the machine says quit. The executor's and the checkpointer's threads are running."""
         self._look(first=True)
         self._step(events.Started(now_s(), self.gauge.sample.limit_bytes, self.gauge.workers, restarts_left))
+        self._note_size()
         while self.ended is None:
             timeout = max(0.0, min(self._next_look_s, self._go_on_at_s or self._next_look_s) - now_s())
             try:
@@ -131,8 +144,10 @@ class Loop:
         if figures.splits_done > self._saved_splits and self._dirty_since_s is None:
             self._dirty_since_s = at_s
         unsaved_s = at_s - self._dirty_since_s if self._dirty_since_s is not None else 0.0
-        observed = self.gauge.look(at_s, self.policy, unsaved_s)
+        observed = self.gauge.look(at_s, self.policy, unsaved_s, saving=self.checkpointer.busy)
         sample = self.gauge.sample
+        self._learn(at_s)
+        self._look_at_cores(at_s)
         if first:
             self._limit_bytes = sample.limit_bytes
         elif sample.limit_bytes != self._limit_bytes:
@@ -141,13 +156,56 @@ class Loop:
             self._step(observed)
         every_s = self.policy.checkpoint_every_s
         longest_s = EARLY_LOOK_S if at_s < self._began_s + EARLY_S else 1.0
+        if self.lessons.first_batch_s is None and at_s < self._began_s + EARLY_S:
+            longest_s = FIRST_BATCH_LOOK_S
         self._next_look_s = at_s + min(interval_s(sample), every_s / 2 if every_s else 1.0, longest_s)
         if at_s >= self._next_progress_s:
             self._next_progress_s = at_s + PROGRESS_EVERY_S
             self._progress()
 
+    def _learn(self, at_s: float) -> None:
+        """What this look teaches about the job, told as events."""
+        if self.lessons.first_batch(at_s, self._began_s):
+            self.emit(
+                "first_batch",
+                seconds=round(at_s - self._began_s, 3),
+                restart_s=None if self.lessons.restart_s is None else round(self.lessons.restart_s, 3),
+            )
+        leak = self.lessons.look(at_s)
+        if leak is not None:
+            limit_bytes, used_bytes = self._limit_bytes, self.gauge.sample.used_bytes
+            room = None if limit_bytes is None else max(0, limit_bytes - used_bytes)
+            self.emit(
+                "leak",
+                grown_bytes=leak.grown_bytes,
+                bytes_per_split=round(leak.bytes_per_split),
+                splits_until_full=None if room is None or not leak.bytes_per_split else int(leak.splits_until(room)),
+                reason="memory grows from split to split, and neither state nor splits explain it: an author's function,"
+                " or a library, keeps what it should let go",
+            )
+
+    def _look_at_cores(self, at_s: float) -> None:
+        figures = self.gauge.figures
+        last = figures.stage >= len(self.executor.plan.stages) - 1
+        left = figures.splits_total - figures.splits_done if last else None
+        before = self.cores.workers
+        asked = self.cores.look(at_s, self.gauge.remaining_s(figures), left)
+        if asked is not None:
+            self.emit(
+                "decision",
+                instruction="RequestCpu",
+                reason=asked.reason,
+                to_cores=asked.to_cores,
+                give_back=asked.give_back,
+            )
+        if self.cores.workers != before:
+            self.emit("cpu_changed", quota_cores=self.cores.quota_cores, workers=self.cores.workers)
+            self.gauge.workers = self.cores.workers
+            self._step(events.CoresChanged(at_s, self.cores.workers))
+
     def _progress(self) -> None:
         figures, observed = self.gauge.figures, self.gauge.observed
+        remaining = self.gauge.remaining_s(figures)
         self.emit(
             "progress",
             stage=figures.stage,
@@ -163,15 +221,25 @@ class Loop:
             state_bytes=observed.state_bytes,
             level=str(self._level),
             workers=figures.running,
-            remaining_s=None if observed.remaining_s is None else round(observed.remaining_s, 1),
+            remaining_s=None if remaining is None else round(remaining, 1),
+            throttled=round(self.cores.throttled, 3),
         )
 
     def _limit_changed(self, limit_bytes: int | None) -> None:
-        asked = any(one["outcome"] not in _FINAL and one["to_bytes"] == limit_bytes for one in self._resizes)
+        # The report may come before the limit is looked at: then the newest resize of ours is actuated already.
+        ours = self._resizes[-1] if self._resizes else None
+        asked = (
+            ours is not None
+            and (ours["outcome"] not in _FINAL or ours["outcome"] == str(events.ResizeOutcome.ACTUATED))
+            and landed(int(ours["to_bytes"]), limit_bytes)
+            and not landed(int(ours["to_bytes"]), self._limit_bytes)
+        )
         self.emit("limit_changed", from_bytes=self._limit_bytes, to_bytes=limit_bytes, asked=asked)
         self._limit_bytes = limit_bytes
         self.opened.attempts[-1]["limit_bytes"] = limit_bytes
         self._step(events.LimitChanged(now_s(), limit_bytes))
+        if asked:
+            self._note_size()
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -200,8 +268,22 @@ class Loop:
                 self._step(events.WorkFinished(now_s()))
             case events.ResizeReported():
                 self._reported(event)
-            case Policy():
-                self.policy = event
+            case Taken(policy, what):
+                self.policy = policy
+                self.emit("policy", accepted=True, message=what)
+            case Refused(why):
+                self.emit("policy", accepted=False, message=why)
+            case CpuReported():
+                self.cores.reported(event)
+                self.emit(
+                    "cpu_resize",
+                    to_cores=event.to_cores,
+                    outcome="requested" if event.accepted else "refused" if event.refused else "unreachable",
+                    message=event.message,
+                )
+            case events.Terminating():
+                self.opened.attempts[-1].setdefault("terminated_at", now())
+                self._step(event)
             case _:
                 self._step(event)  # type: ignore[arg-type]
 
@@ -358,13 +440,44 @@ class Loop:
             "exit_code": ended.exit_code,
             "ended_by": ended_by,
             "peak_bytes": self.gauge.peak_bytes,
+            "forecasts": self.lessons.forecasts(),
+            "throttled_s": round(self.cores.throttled_s, 3),
         }
-        facts: Mapping[str, Any] = {"attempts": self.opened.attempts, "resizes": self._resizes}
+        record = self.lessons.learned(
+            self.opened.learned,
+            self._resizes,
+            self._limit_bytes,
+            self.policy,
+            self.request.target,
+            done=ended.exit_code == Exit.DONE,
+        )
+        known = learned.remember(self.opened.snapshot.facts, self.request.job, record)
+        facts: Mapping[str, Any] = {
+            "attempts": self.opened.attempts,
+            "resizes": self._resizes,
+            "learned": known,
+        }
         phase = None
         if self._failure is not None and ended.exit_code in PERMANENT and ended.exit_code != Exit.DONE:
             facts = {**facts, "failure": {"exit_code": ended.exit_code, "message": self._failure.message}}
             phase = Phase.FAILED
         self.checkpointer.commit_facts(f"attempt {attempt['number']} ended", facts, phase)
+        self._write_note(known)
+
+    def _note_size(self) -> None:
+        """A larger limit is in force that we asked for: a pod that replaces this one must know, however this one ends."""
+        size = learned.right_size(self._resizes, self._limit_bytes, 0, self.policy, done=False)
+        if size is None or not any(one["outcome"] == str(events.ResizeOutcome.ACTUATED) for one in self._resizes):
+            return
+        record = replace(self.opened.learned, limit_bytes=size, target=self.request.target)
+        self._write_note(learned.remember(self.opened.snapshot.facts, self.request.job, record))
+
+    def _write_note(self, known: Mapping[str, Any]) -> None:
+        try:
+            notes.write(self.request.state, notes.LEARNED, known)
+        except OSError as error:
+            # The checkpoint has it; only a start that can read nothing else goes without.
+            self.emit("record_failed", error=f"the note of the learned size: {error}")
 
     def failure(self) -> EtlkitError | None:
         return self._failure

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -69,6 +69,21 @@ def _count(value: object) -> int:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A changed file's policy, and what changed in words. What the loop gets from a watcher."""
+
+    policy: Policy
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a changed file was refused; the policy in force is kept."""
+
+    why: str
+
+
 _THRESHOLDS: Mapping[str, tuple[str, Callable[[object], float | int]]] = {
     "overhead": ("overhead", _share),
     "tight": ("tight", _share),
@@ -85,6 +100,12 @@ _THRESHOLDS: Mapping[str, tuple[str, Callable[[object], float | int]]] = {
     "max_tries": ("max_tries", _count),
 }
 """Key of the ``[policy]`` table, field of ``Policy``, and how it is read."""
+
+
+def given_options(settings: Settings) -> dict[str, object]:
+    """The options of the command line among these settings: they go on beating a file that changes."""
+    rows = {key: value for key, value, origin in settings.rows() if origin.startswith("option")}
+    return {key: value for key, value in rows.items() if not key.startswith("policy.")}
 
 
 def policy_from(settings: Settings, base: Policy | None = None) -> Policy:
