@@ -224,7 +224,7 @@ class StateDir:
                 if delta.phase is Phase.PUBLISHING and last.phase is not Phase.PUBLISHING:
                     written += self._write_twin_or_undo(before)
                 self._settle(delta.stages)
-                with contextlib.suppress(StateError):
+                with contextlib.suppress(StateError, MemoryError):
                     self.collect()  # what cannot be removed now is found again at the next base
             else:
                 written = self._write_delta(number, delta)
@@ -335,8 +335,9 @@ class StateDir:
                     part_lists=after.part_lists,
                 )
             )
-        self._generations.append(Generation(number, self._begun))
-        self._stand(_Standing(manifest, folding, after, 0, 0, manifest.length))
+        with self._known_or_closed():
+            self._generations.append(Generation(number, self._begun))
+            self._stand(_Standing(manifest, folding, after, 0, 0, manifest.length))
         return manifest.length + written + more
 
     def _write_twin(self) -> int:
@@ -370,12 +371,13 @@ class StateDir:
                     removed_facts=tuple(key for key, value in delta.facts.items() if value is None),
                 )
             )
-        if now.folding.drops_parts(delta.stages):
-            after = shelf.without_lists(after)
-        now.folding.add(delta.stages)
-        now.folding.add_facts(delta.facts)
-        grown = now.delta_bytes + manifest.length
-        self._stand(_Standing(manifest, now.folding, after, now.deltas + 1, grown, now.base_bytes))
+        with self._known_or_closed():
+            if now.folding.drops_parts(delta.stages):
+                after = shelf.without_lists(after)
+            now.folding.add(delta.stages)
+            now.folding.add_facts(delta.facts)
+            grown = now.delta_bytes + manifest.length
+            self._stand(_Standing(manifest, now.folding, after, now.deltas + 1, grown, now.base_bytes))
         return manifest.length + written
 
     def _manifest(
@@ -408,6 +410,16 @@ class StateDir:
             yield new_name
         finally:
             self._naming.settle(made)
+
+    @contextlib.contextmanager
+    def _known_or_closed(self) -> Iterator[None]:
+        """What is on disk is now written down in memory. Should that fail half-way (no memory left), nothing may be committed or
+        collected any more on the strength of it: the next start reads what is there."""
+        try:
+            yield
+        except BaseException:
+            self._claimed = False
+            raise
 
     def _stand(self, standing: _Standing) -> None:
         self._standing, self._snapshot = standing, None

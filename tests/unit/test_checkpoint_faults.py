@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 from collections.abc import Callable
@@ -308,3 +309,34 @@ def test_without_hard_links_a_claim_above_fences_the_rename_below(tmp_path: Path
     found = StateDir.open(tmp_path, read_only=True)
     assert found.snapshot is not None and found.snapshot.stages[0].rows_in == 1 and not found.warnings
     assert found.verify() == []
+
+
+@pytest.mark.parametrize("base", [False, True])
+@pytest.mark.parametrize("where", ["add", "add_facts", "snapshot"])
+def test_no_memory_left_right_after_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, base: bool
+) -> None:
+    """What memory says of it may be half; it must never get to the disk."""
+    from etlkit.checkpoint.folding import Folding
+
+    if base:
+        monkeypatch.setattr(state_dir, "DELTAS_A_BASE", 0)
+    with StateDir.open(tmp_path) as state:
+        state.begin("run", {}, {"kept": 1})
+        state.commit(ONE_SPLIT)
+
+        def fail(folding: Folding, *_: object) -> None:
+            if where == "add":
+                folding._stages[0].finished |= Intervals([(1, 2)])  # half of it
+            raise MemoryError
+
+        with monkeypatch.context() as patch, contextlib.suppress(MemoryError):
+            patch.setattr(Folding, where, fail)
+            state.commit(Delta("two", {0: StageDelta(Intervals([(1, 2)]), rows_in=1)}))
+            assert state.snapshot is not None
+        with contextlib.suppress(ValueError):
+            state.commit(Delta("facts", facts={"after": 1}))
+            state.commit(Delta("end", phase=Phase.PUBLISHING))
+    found = StateDir.open(tmp_path, read_only=True).snapshot
+    assert found is not None and found.facts["kept"] == 1
+    assert found.stages[0].rows_in == len(found.stages[0].finished) >= 1
