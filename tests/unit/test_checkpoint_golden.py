@@ -38,7 +38,9 @@ def test_the_state_reads_as_it_was_written() -> None:
     assert (last.level, merged.level, merged.rows) == (0, 1, 3)
     with state.open_run(last) as reader:
         assert reader.partitions() == (0, 1, 2)
-        assert [batch.to_pydict() for batch in reader.batches(1)] == [{"k": [8, 1], "name": ["ä", None], "v": [0.5, -1.0]}]
+        assert [batch.to_pydict() for batch in reader.batches(1)] == [
+            {"k": [8, 1], "name": ["ä", None], "v": [0.5, -1.0]}
+        ]
     with state.open_run(merged) as reader:
         assert reader.partitions() == (2,) and reader.rows_of(2) == 3
 
