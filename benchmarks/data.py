@@ -28,7 +28,9 @@ def _generate(made: Path, table: str, scale: float) -> None:
     beside = Path(sys.executable).with_name("tpchgen-cli")
     program = str(beside) if beside.exists() else shutil.which("tpchgen-cli")
     if program is None:
-        raise SystemExit("the input is made with tpchgen-cli: pip install tpchgen-cli, or name a --data folder that has it")
+        raise SystemExit(
+            "the input is made with tpchgen-cli: pip install tpchgen-cli, or name a --data folder that has it"
+        )
     made.mkdir(parents=True, exist_ok=True)
     fixed = ["--scale-factor", f"{scale:g}", "--tables", table, "--parts", str(PARTS), "--output-dir", str(made)]
     subprocess.run([program, "parquet", *fixed], check=True, stdout=subprocess.DEVNULL)

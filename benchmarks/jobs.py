@@ -2,7 +2,16 @@
 
 import etlkit as ek
 
-SORT_COLUMNS = ("l_orderkey", "l_partkey", "l_suppkey", "l_linenumber", "l_quantity", "l_extendedprice", "l_shipdate", "l_shipmode")
+SORT_COLUMNS = (
+    "l_orderkey",
+    "l_partkey",
+    "l_suppkey",
+    "l_linenumber",
+    "l_quantity",
+    "l_extendedprice",
+    "l_shipdate",
+    "l_shipmode",
+)
 
 
 @ek.job
@@ -44,7 +53,9 @@ def group_few(src: str, out: str) -> ek.Pipeline:
 @ek.job
 def join_write(src: str, out: str) -> ek.Pipeline:
     """Every line with its order."""
-    lines = ek.read_parquet(f"{src}/lineitem").select("l_orderkey", "l_partkey", "l_quantity", "l_extendedprice", "l_shipdate")
+    lines = ek.read_parquet(f"{src}/lineitem").select(
+        "l_orderkey", "l_partkey", "l_quantity", "l_extendedprice", "l_shipdate"
+    )
     orders = ek.read_parquet(f"{src}/orders").select("o_orderkey", "o_custkey", "o_orderdate", "o_orderpriority")
     return lines.join(orders, left_on="l_orderkey", right_on="o_orderkey").write_parquet(out)
 
@@ -52,7 +63,12 @@ def join_write(src: str, out: str) -> ek.Pipeline:
 @ek.job
 def sort_write(src: str, out: str) -> ek.Pipeline:
     """All rows in the order of shipping."""
-    return ek.read_parquet(f"{src}/lineitem").select(*SORT_COLUMNS).sort("l_shipdate", "l_orderkey", "l_linenumber").write_parquet(out)
+    return (
+        ek.read_parquet(f"{src}/lineitem")
+        .select(*SORT_COLUMNS)
+        .sort("l_shipdate", "l_orderkey", "l_linenumber")
+        .write_parquet(out)
+    )
 
 
 @ek.job

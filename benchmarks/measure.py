@@ -43,8 +43,9 @@ class Measured:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The child's: this source tree first, and none of our own settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ETLKIT_", "MALLOC_", "ARROW_"))}
+    """The child's: this source tree first, none of our settings, compiled code kept as on any machine."""
+    ours = ("ETLKIT_", "MALLOC_", "ARROW_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     return {**kept, "PYTHONPATH": path, **(extra or {})}
 
@@ -115,7 +116,13 @@ def _wait(pid: int, deadline_s: float):  # type: ignore[no-untyped-def]
 
 
 def etlkit_run(
-    job: str, parameters: Mapping[str, object], state: Path, *, every: str = "1s", threads: int = 2, extra: Sequence[str] = ()
+    job: str,
+    parameters: Mapping[str, object],
+    state: Path,
+    *,
+    every: str = "1s",
+    threads: int = 2,
+    extra: Sequence[str] = (),
 ) -> list[str]:
     """The command line of one job of ``benchmarks/jobs.py``, as a user would type it."""
     pairs = [word for name, value in parameters.items() for word in ("--set", f"{name}={value}")]

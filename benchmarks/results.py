@@ -105,7 +105,9 @@ def table(figures: Sequence[Figure], older: dict[str, float] | None = None) -> s
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="DIR", default="data/bench", help="where the input is, or is made (default: %(default)s)")
+    parser.add_argument(
+        "--data", metavar="DIR", default="data/bench", help="where the input is, or is made (default: %(default)s)"
+    )
     parser.add_argument("--work", metavar="DIR", default="out/bench", help="where runs write (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write the result here")
     parser.add_argument("--against", metavar="FILE", help="an older result to compare with")

@@ -57,7 +57,9 @@ def polars_(work: str, src: str, out: str, threads: int, memory: str | None) -> 
             quantity=col("l_quantity").sum(), revenue=revenue.sum(), discount=col("l_discount").mean(), lines=pl.len()
         ),
         "join_write": lambda: lines.join(dated, left_on="l_orderkey", right_on="o_orderkey"),
-        "sort_write": lambda: lineitem.select(SORT_COLUMNS.split(", ")).sort("l_shipdate", "l_orderkey", "l_linenumber"),
+        "sort_write": lambda: lineitem.select(SORT_COLUMNS.split(", ")).sort(
+            "l_shipdate", "l_orderkey", "l_linenumber"
+        ),
         "distinct": lambda: lineitem.select("l_partkey", "l_suppkey").unique(),
         "growing": lambda: lineitem.group_by("l_orderkey").agg(total=col("l_extendedprice").sum(), lines=pl.len()),
     }
@@ -94,7 +96,9 @@ def pyarrow_(work: str, src: str, out: str, threads: int, memory: str | None) ->
     elif few:
         asked = [("l_quantity", "hash_sum", None, "quantity"), ("revenue", "hash_sum", None, "revenue")]
         asked += [("l_discount", "hash_mean", None, "discount"), ([], "hash_count_all", None, "lines")]
-        steps.append(acero.Declaration("aggregate", acero.AggregateNodeOptions(asked, ["l_returnflag", "l_linestatus"])))
+        steps.append(
+            acero.Declaration("aggregate", acero.AggregateNodeOptions(asked, ["l_returnflag", "l_linestatus"]))
+        )
     reader = acero.Declaration.from_sequence(steps).to_reader()
     import pyarrow.parquet as pq
 
@@ -106,7 +110,9 @@ def pyarrow_(work: str, src: str, out: str, threads: int, memory: str | None) ->
 def main() -> None:
     engine, work, src, out, threads, *memory = sys.argv[1:]
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    {"duckdb": duckdb_, "polars": polars_, "pyarrow": pyarrow_}[engine](work, src, out, int(threads), memory[0] if memory else None)
+    {"duckdb": duckdb_, "polars": polars_, "pyarrow": pyarrow_}[engine](
+        work, src, out, int(threads), memory[0] if memory else None
+    )
 
 
 if __name__ == "__main__":

@@ -89,8 +89,26 @@ class AggregatePlan:
         """Raw rows to one partial row a key, in no particular order."""
         raw = raw.combine_chunks()  # a copy, but grouping many small chunks takes a third longer
         requests = [output.accumulator.fold(raw) for output in self.outputs]
-        groups, parts = self._grouped(raw, requests, ())
+        groups, parts = self._grouped(self._by_index(raw), requests, ())
+        groups = self._by_value(groups, raw)
         return self._partials(groups, [o.accumulator.folded(part) for o, part in zip(self.outputs, parts, strict=True)])
+
+    def _by_index(self, raw: pa.Table) -> pa.Table:
+        """Keys in dictionaries as their indices: numbers group several times as fast as strings. One chunk, so one dictionary.
+
+        Should a dictionary have a value twice, the group comes twice, and merging makes them one.
+        """
+        for name in self.key_names:
+            if pa.types.is_dictionary(raw.schema.field(name).type):
+                raw = raw.set_column(raw.schema.get_field_index(name), name, acc.one_array(raw[name]).indices)
+        return raw
+
+    def _by_value(self, groups: pa.Table, raw: pa.Table) -> pa.Table:
+        for at, name in enumerate(self.key_names):
+            if pa.types.is_dictionary(raw.schema.field(name).type):
+                values = acc.one_array(raw[name]).dictionary
+                groups = groups.set_column(at, name, values.take(acc.one_array(groups[name])))
+        return groups
 
     def merge(self, partials: pa.Table) -> pa.Table:
         """Partial rows to one a key, in no particular order."""
@@ -174,6 +192,7 @@ class _Planner:
         raw_fields = [*key_fields, *(pa.field(value.name, value.form.physical) for value in values)]
         if needs_position:
             raw_fields.append(pa.field(_POSITION, pa.int64()))
+        folded_fields = [pa.field(raw.name, raw.form.folded) for _, raw in keys] or key_fields
         state_fields = [
             pa.field(name, kind)
             for output in outputs
@@ -187,7 +206,7 @@ class _Planner:
             outputs=outputs,
             inputs=tuple((raw.name, raw.bound.expr) for raw in (*(raw for _, raw in keys), *values)),
             raw_schema=pa.schema(raw_fields),
-            partial_schema=pa.schema([*key_fields, *state_fields]),
+            partial_schema=pa.schema([*folded_fields, *state_fields]),
             schema=pa.schema(result),
             needs_position=needs_position,
         )
@@ -197,7 +216,7 @@ class _Planner:
     def _key(self, private: str, name: str) -> RawColumn:
         bound = bind(col(name), self._schema)
         try:
-            return RawColumn(private, bound, form_of(bound.type, "group"))
+            return RawColumn(private, bound, form_of(bound.type, "key"))
         except TypeError as error:
             raise PlanError(f"cannot group by '{name}': {error}", "group by one of its parts, or cast it") from error
 

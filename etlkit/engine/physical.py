@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from ..plan import decimals
 
-Use = Literal["group", "order", "sum", "number", "valid", "carry"]
-"""What for: grouping and distinct, min and max, exact sums, float64 statistics, counting, or passing on untouched."""
+Use = Literal["key", "group", "order", "sum", "number", "valid", "carry"]
+"""What for: the keys of a group, values to be counted once, min and max, exact sums, float64 statistics, counting, or passing on untouched."""
 _LONGEST_COUNT = 1 << 16
 
 Convert = Callable[[pa.Array], pa.Array]
@@ -35,6 +35,11 @@ class Form:
     way: str = ""
     """Two uses of one column share it where this is the same; empty if the values are just themselves."""
 
+    @property
+    def folded(self) -> pa.DataType:
+        """The type of a key once rows were folded: those that travel in dictionaries come out of them there."""
+        return self.physical.value_type if pa.types.is_dictionary(self.physical) else self.physical
+
 
 def form_of(kind: pa.DataType, use: Use) -> Form:
     """The form for one use. ``TypeError`` with a reason where there is none."""
@@ -42,6 +47,10 @@ def form_of(kind: pa.DataType, use: Use) -> Form:
         return Form(kind, pa.bool_(), _validity, _identity, "valid")
     if pa.types.is_null(kind):
         return Form(kind, pa.bool_(), lambda array: array.cast(pa.bool_()), lambda array: pa.nulls(len(array)))
+    if use == "key":
+        if pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type):
+            return Form(kind.value_type, kind, _identity, _identity, "dictionary")
+        use = "group"
     decoded = _decoded(kind)
     if decoded is not None:
         value_type, decode = decoded

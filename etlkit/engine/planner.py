@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from ..errors import PlanError
 from ..io.formats import open_sink, open_source
-from ..io.sink import Sink
-from ..io.source import Growing, KnowsRanges, Source
+from ..io.sink import Sink, TakesDictionaries
+from ..io.source import Growing, KnowsRanges, KnowsRepetition, Source
 from ..io.watch import WatchSource, same_folder
 from ..plan import nodes
 from ..plan.aggregates import Aggregate, first
@@ -30,7 +30,7 @@ from .join import JoinReducer, plan_join
 from .reducers import Groups, Reducer, Sorted
 from .routing import ByHash, ByRange, ToOne
 from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
-from .steps import ExplodeOp, FilterOp, MapOp, Op, ProjectOp, bind_ops, needed_before
+from .steps import ExplodeOp, FilterOp, MapOp, Op, PlainStep, ProjectOp, Step, bind_ops, needed_before
 from .widths import row_bytes
 
 SINK_SPLIT_BYTES = 32 * 1024 * 1024
@@ -50,6 +50,8 @@ class _Stream:
     ops: tuple[Op, ...]
     schema: pa.Schema
     """After ``ops``."""
+    met: pa.Schema | None = None
+    """Of an exchange: what its reducer gives to the author's eyes, where strings are strings."""
 
 
 @dataclass(slots=True)
@@ -165,7 +167,7 @@ class _Lowering:
         self._known(keys, schema.names, "group_by")
         full = plan_aggregates(keys, aggregates, schema)
         wanted = sorted(set().union(*(expr.columns() for _, expr in full.inputs)), key=schema.names.index)
-        inputs = [self._input(stream, wanted, EXCHANGE_SPLIT_BYTES) for stream in streams]
+        inputs = self._inputs(streams, wanted, EXCHANGE_SPLIT_BYTES, encoded=True)
         combiner = plan_aggregates(keys, aggregates, inputs[0].schema)
         partitions = self._partitions(inputs, combiner.raw_schema) if keys else 1
         output = ExchangeOutput(combiner, ByHash(len(keys)), partitions, _groups_at_most(streams, keys))
@@ -194,8 +196,8 @@ class _Lowering:
     ) -> _Stream:
         """Ranges of the first key, each sorted by all of them; with a limit, one range that keeps the first rows."""
         self._known(keys, streams[0].schema.names, "sort")
-        inputs = [self._input(stream, None, EXCHANGE_SPLIT_BYTES) for stream in streams]
-        schema = inputs[0].schema
+        inputs = self._inputs(streams, None, EXCHANGE_SPLIT_BYTES, encoded=True, but=keys)
+        met, schema = streams[0].schema, inputs[0].schema
         stored = rows_of(schema, keys, positioned=True)
         if limit is not None:
             output = ExchangeOutput(stored, ToOne(), 1)
@@ -203,7 +205,7 @@ class _Lowering:
             partitions = self._partitions(inputs, stored.raw_schema)
             output = ExchangeOutput(stored, ByRange(descending[0]), partitions)
         index = self._stage("sort", inputs, output, stored.raw_schema)
-        return _Stream(None, ((index,), Sorted(stored.raw_schema, schema, keys, descending, limit)), (), schema)
+        return _Stream(None, ((index,), Sorted(stored.raw_schema, schema, keys, descending, limit)), (), met, met)
 
     def _join(self, node: nodes.Join) -> _Stream:
         """Both sides cut by the same hash; a partition of the right is held while the left streams past it."""
@@ -211,7 +213,10 @@ class _Lowering:
         both = (node.left_on, node.right_on)
         for streams, on in zip(sides, both, strict=True):
             self._known(on, streams[0].schema.names, "join")
-        inputs = [[self._input(one, None, EXCHANGE_SPLIT_BYTES) for one in streams] for streams in sides]
+        inputs = [
+            self._inputs(streams, None, EXCHANGE_SPLIT_BYTES, encoded=True, but=on)
+            for streams, on in zip(sides, both, strict=True)
+        ]
         stored = [rows_of(several[0].schema, on, positioned=False) for several, on in zip(inputs, both, strict=True)]
         partitions = max(self._partitions(i, s.raw_schema) for i, s in zip(inputs, stored, strict=True))
         indices = tuple(
@@ -220,8 +225,9 @@ class _Lowering:
         )
         left, right = (several[0].schema for several in inputs)
         columns, schema = plan_join(left, right, *both, node.how, node.suffix)
+        met = plan_join(sides[0][0].schema, sides[1][0].schema, *both, node.how, node.suffix)[1]
         reducer = JoinReducer(stored[0].raw_schema, stored[1].raw_schema, len(node.left_on), node.how, columns, schema)
-        return _Stream(None, (indices, reducer), (), schema)
+        return _Stream(None, (indices, reducer), (), met, met)
 
     def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], raw: pa.Schema) -> int:
         """A power of two, so that a partition of everything, not folded at all, stays near PARTITION_BYTES."""
@@ -246,7 +252,7 @@ class _Lowering:
                     f"{source.path}: the job would watch its own output", "write to another folder than the watched one"
                 )
         self.sinks.append(sink)
-        inputs = [self._input(stream, None, SINK_SPLIT_BYTES) for stream in streams]
+        inputs = self._inputs(streams, None, SINK_SPLIT_BYTES, encoded=isinstance(sink, TakesDictionaries))
         self._stage("write", inputs, SinkOutput(len(self.sinks) - 1), streams[0].schema)
 
     def _stage(
@@ -261,24 +267,62 @@ class _Lowering:
         self.stages.append(stage)
         return stage.index
 
-    def _input(self, stream: _Stream, wanted: Sequence[str] | None, target_bytes: int) -> ScanInput | ReduceInput:
+    def _inputs(
+        self,
+        streams: Sequence[_Stream],
+        wanted: Sequence[str] | None,
+        target_bytes: int,
+        *,
+        encoded: bool = False,
+        but: Sequence[str] = (),
+    ) -> list[ScanInput | ReduceInput]:
+        """``encoded``: strings may come in dictionaries where the source has them so, all columns ``but`` these.
+
+        An author's function never sees that, and streams that are united must agree.
+        """
+        return [
+            self._input(stream, wanted, target_bytes, encoded and len(streams) == 1 and not _has_author(stream), but)
+            for stream in streams
+        ]
+
+    def _input(
+        self,
+        stream: _Stream,
+        wanted: Sequence[str] | None,
+        target_bytes: int,
+        encoded: bool = False,
+        but: Sequence[str] = (),
+    ) -> ScanInput | ReduceInput:
         if stream.exchange is not None:
-            stages, reducer = stream.exchange
-            steps, schema = bind_ops(stream.ops, reducer.schema, wanted)
-            output = self.stages[stages[0]].output
-            assert isinstance(output, ExchangeOutput)
-            return ReduceInput(stages, reducer, output.partitions, steps, schema)
+            return self._reduced(stream, wanted, encoded and not but)
         source = stream.source
         assert source is not None
         needed = needed_before(stream.ops, wanted)
         columns = None if needed is None else tuple(name for name in source.schema.names if name in needed)
         if columns is not None and len(columns) == len(source.schema.names):
             columns = None
+        if encoded and isinstance(source, KnowsRepetition):
+            kept_plain = {_source_column(stream.ops, name) for name in but}
+            few = source.repeating(source.schema.names if columns is None else columns) - kept_plain
+            source = source.in_dictionaries(few) if few else source
         narrow = source.schema if columns is None else pa.schema([source.schema.field(name) for name in columns])
         steps, schema = bind_ops(stream.ops, narrow, wanted)
         predicate = self._pushed(stream.ops)
         splits = tuple(source.splits(columns, predicate, target_bytes))
         return ScanInput(source, columns, predicate, steps, splits, schema)
+
+    def _reduced(self, stream: _Stream, wanted: Sequence[str] | None, encoded: bool) -> ReduceInput:
+        assert stream.exchange is not None
+        stages, reducer = stream.exchange
+        first: tuple[Step, ...] = ()
+        met = reducer.schema
+        if stream.met is not None and not encoded and not stream.met.equals(met):
+            met = stream.met
+            first = (PlainStep(met),)
+        steps, schema = bind_ops(stream.ops, met, wanted)
+        output = self.stages[stages[0]].output
+        assert isinstance(output, ExchangeOutput)
+        return ReduceInput(stages, reducer, output.partitions, (*first, *steps), schema)
 
     def _pushed(self, ops: Sequence[Op]) -> Expr | None:
         """The filters that come before anything else, as one predicate for the reader's statistics."""
@@ -306,6 +350,10 @@ def _groups_at_most(streams: Sequence[_Stream], keys: Sequence[str]) -> int | No
             product *= width
         total += product
     return total
+
+
+def _has_author(stream: _Stream) -> bool:
+    return any(isinstance(op, MapOp) for op in stream.ops)
 
 
 def _source_column(ops: Sequence[Op], name: str) -> str | None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import EtlkitError, PlanError
+from ..io.batches import as_plain
 from ..plan.binding import Bound, bind
 from ..plan.expr import Column, Expr
 
@@ -140,6 +141,16 @@ class ExplodeStep:
             for index in range(batch.num_columns)
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainStep:
+    """Strings that travelled in dictionaries are strings again, for who knows nothing of that."""
+
+    schema: pa.Schema
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return as_plain(batch, self.schema)
 
 
 class AuthorError(EtlkitError):

@@ -14,6 +14,8 @@ import pyarrow as pa
 from ..errors import InputError
 
 SchemaMode = Literal["strict", "union", "first"]
+IN_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+"""How strings that repeat travel from a reader to a writer."""
 SCHEMA_MODES: tuple[str, ...] = get_args(SchemaMode)
 
 
@@ -104,13 +106,27 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, place: str) -> pa.RecordBa
             array = array.storage
         if array.type != field.type:
             try:
-                array = array.cast(field.type)
+                array = as_dictionary(array) if field.type == IN_DICTIONARY else array.cast(field.type)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 raise InputError(
                     f"cannot be read as {field.type}: {error}", "mend the file", place=f"{place}, column {field.name}"
                 ) from error
         arrays.append(array)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def as_dictionary(array: pa.Array) -> pa.Array:
+    if isinstance(array, pa.DictionaryArray) and array.type.index_type == pa.int32():
+        return pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.string()))
+    return array.cast(pa.string()).dictionary_encode()
+
+
+def as_plain(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with ``schema``: strings that travelled in dictionaries are strings again."""
+    if batch.schema.equals(schema):
+        return batch
+    pairs = zip(batch.columns, schema.types, strict=True)
+    return pa.RecordBatch.from_arrays([a if a.type == kind else a.cast(kind) for a, kind in pairs], schema=schema)
 
 
 def empty_batch(rows: int) -> pa.RecordBatch:

@@ -9,7 +9,7 @@ in parquet_sink.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ..errors import ConfigError, InputError
 from ..memory.allocation import is_allocation_failure
 from .batches import (
+    IN_DICTIONARY,
     SCHEMA_MODES,
     SchemaMode,
     check_drift,
@@ -31,7 +32,7 @@ from .batches import (
     rebatch,
 )
 from .hive import folder_columns, folder_scalars, with_constants
-from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, integer_range, row_group_facts
+from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, few_values, integer_range, row_group_facts
 from .parquet_prune import bounds_of, excluded, excluded_by_folder
 from .paths import REMOTE_READ_BYTES, drop_behind, expand, local_path, open_input
 from .source import FileRecord, Segment, Split
@@ -70,7 +71,7 @@ class ParquetSource:
     """Rows of Parquet files. ``schema`` is what to do where files differ: "strict" refuses, "union" takes all columns
     and fills with null, "first" takes the first file's columns. Nothing is read before it is asked for."""
 
-    __slots__ = ("_known", "mode", "paths")
+    __slots__ = ("_dictionaries", "_known", "mode", "paths")
 
     def __init__(self, paths: Sequence[str], schema: SchemaMode = "strict") -> None:
         if schema not in SCHEMA_MODES:
@@ -78,10 +79,31 @@ class ParquetSource:
         self.paths = tuple(paths)
         self.mode = schema
         self._known = _Known()
+        self._dictionaries: frozenset[str] = frozenset()
 
     @property
     def schema(self) -> pa.Schema:
         """The files' columns, then those that stand in the names of their folders."""
+        plain = self._plain_schema
+        if not self._dictionaries:
+            return plain
+        return pa.schema([pa.field(f.name, IN_DICTIONARY) if f.name in self._dictionaries else f for f in plain])
+
+    def repeating(self, columns: Sequence[str]) -> frozenset[str]:
+        if not self.inventory():
+            return frozenset()
+        footer = self._footer(0)
+        leaves = column_leaves(footer.arrow)
+        strings = [name for name in columns if name in leaves and self._plain_schema.field(name).type == pa.string()]
+        return frozenset(name for name in strings if few_values(footer.metadata, leaves[name][0][0]))
+
+    def in_dictionaries(self, columns: frozenset[str]) -> ParquetSource:
+        made = ParquetSource(self.paths, self.mode)
+        made._known, made._dictionaries = self._known, columns
+        return made
+
+    @property
+    def _plain_schema(self) -> pa.Schema:
         with self._known.lock:
             if self._known.schema is None:
                 in_files = self._file_schema
@@ -140,7 +162,11 @@ class ParquetSource:
                 check_drift(file.path, footer.schema, self._file_schema, self.inventory()[0].path)
             constant_bytes = sum(8 + len(str(value)) for name, value in constants.items() if name in wanted)
             by_column = column_leaves(footer.arrow)
-            leaves = [leaf for name in wanted for leaf in by_column.get(name, ())]
+            leaves = [
+                (leaf, IN_DICTIONARY if name in self._dictionaries else kind)
+                for name in wanted
+                for leaf, kind in by_column.get(name, ())
+            ]
             bounds = bounds_of(predicate, footer.arrow, by_column)
             for group in range(metadata.num_row_groups):
                 if excluded(metadata, group, bounds):
@@ -187,7 +213,7 @@ class ParquetSource:
         for segment in split.segments:
             file = self.inventory()[segment.file]
             constants = {name: value for name, value in self._constants(file).items() if name in schema.names}
-            with _opened(file, self._kept_footer(segment.file)) as (opened, parquet):
+            with _opened(file, self._kept_footer(segment.file), self._dictionaries) as (opened, parquet):
                 self._keep_footer(segment.file, _footer(parquet, file))
                 if segment.stop > parquet.num_row_groups:
                     raise InputError(
@@ -223,7 +249,7 @@ class ParquetSource:
         kept = self._kept_footer(index)
         if kept is None:
             file = self.inventory()[index]
-            with _opened(file, None) as (_, parquet):
+            with _opened(file, None, ()) as (_, parquet):
                 kept = _footer(parquet, file)
             self._keep_footer(index, kept)
         return kept
@@ -245,13 +271,16 @@ def _footer(parquet: pq.ParquetFile, file: FileRecord) -> _Footer:
 
 
 @contextmanager
-def _opened(file: FileRecord, footer: _Footer | None) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
+def _opened(
+    file: FileRecord, footer: _Footer | None, dictionaries: Iterable[str]
+) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
     opened = open_input(file)
     try:
         try:
             parquet = pq.ParquetFile(
                 opened,
                 metadata=None if footer is None else footer.metadata,
+                read_dictionary=list(dictionaries),
                 memory_map=False,
                 pre_buffer=False,
                 buffer_size=READ_BUFFER_BYTES if local_path(file.path) is not None else REMOTE_READ_BYTES,

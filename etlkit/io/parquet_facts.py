@@ -20,6 +20,9 @@ import pyarrow as pa
 READ_BUFFER_BYTES = 64 * 1024
 PAGE_BYTES = 2 * 1024 * 1024
 """What a page of these writers rarely exceeds; they aim at 1 MiB. DuckDB makes one page of a whole column chunk."""
+FEW_BYTES = 2 * 1024
+"""Dictionaries up to so many bytes are worth keeping: every batch, slice and run has its own copy."""
+LOOKED_AT = 8
 _SMALL_PAGES = ("parquet-cpp", "parquet-rs", "parquet-mr", "polars")
 _MIN_LENGTH_CAP = 64
 _FOOTER_EXPANSION = 8
@@ -126,6 +129,16 @@ def _mean_length(chunk: Any, dictionary_bytes: int) -> int:
     if statistics is not None and statistics.has_min_max and isinstance(statistics.max_raw, bytes):
         mean = min(mean, max(_MIN_LENGTH_CAP, 4 * len(statistics.min_raw), 4 * len(statistics.max_raw)))
     return mean
+
+
+def few_values(metadata: Any, leaf: int) -> bool:
+    """Whether a column is stored as indices into small dictionaries: so small that no writer has given them up half-way."""
+    groups = range(min(metadata.num_row_groups, LOOKED_AT))
+    chunks = [metadata.row_group(group).column(leaf) for group in groups]
+    return all(
+        0 < _dictionary_bytes(chunk) <= min(FEW_BYTES, chunk.num_values) and "RLE_DICTIONARY" in chunk.encodings
+        for chunk in chunks
+    )
 
 
 def integer_range(metadata: Any, leaf: int) -> tuple[int, int] | None:

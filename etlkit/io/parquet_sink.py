@@ -7,6 +7,7 @@ same bytes.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from ..plan.nodes import IfExists
 from .collector import Collector
 from .folder_sink import FolderSink
 from .part_file import PartFile
+from .sink import StagedPart
 
 COMPRESSIONS = ("snappy", "zstd", "lz4", "gzip", "brotli", "none")
 ROW_GROUP_ROWS = 128 * 1024
@@ -32,6 +34,7 @@ class ParquetSink(FolderSink):
 
     format = "parquet"
     extension = "parquet"
+    takes_dictionaries = True
 
     def __init__(
         self,
@@ -48,30 +51,49 @@ class ParquetSink(FolderSink):
             raise ConfigError(f"row_group_rows={row_group_rows} is below 1", f"leave it out for {ROW_GROUP_ROWS}")
         self.compression = compression
         self.row_group_rows = row_group_rows
+        self._shown: pa.Schema | None = None
 
     def options(self) -> dict[str, object]:
         return {"compression": self.compression, "row_group_rows": self.row_group_rows}
 
+    def stage(self, split: int, epoch: int, schema: pa.Schema) -> StagedPart:
+        self._shown = schema
+        return super().stage(split, epoch, schema)
+
     def open_writer(self, file: PartFile, first: pa.RecordBatch) -> _RowGroupWriter:
-        return _RowGroupWriter(file, first, self.compression, self.row_group_rows)
+        shown = (
+            first.schema if self._shown is None else pa.schema([self._shown.field(name) for name in first.schema.names])
+        )
+        return _RowGroupWriter(file, first, shown, self.compression, self.row_group_rows)
 
 
 class _RowGroupWriter(Collector):
-    def __init__(self, file: PartFile, first: pa.RecordBatch, compression: str, row_group_rows: int) -> None:
+    """``schema`` is what a reader shall see. Strings may come in dictionaries: written as they are, and read as strings."""
+
+    def __init__(
+        self, file: PartFile, first: pa.RecordBatch, schema: pa.Schema, compression: str, row_group_rows: int
+    ) -> None:
         super().__init__(first.schema, row_group_rows, ROW_GROUP_BYTES)
+        self._as_read = schema if schema != first.schema else None
         self._writer = pq.ParquetWriter(
             file,
             first.schema,
             compression=compression,
             compression_level=1 if compression == "zstd" else None,
             use_dictionary=dictionary_columns(first),
+            store_schema=self._as_read is None,
         )
 
     def emit(self, table: pa.Table) -> None:
+        if self._as_read is not None:
+            table = table.unify_dictionaries()  # a writer meets one dictionary a row group, or writes plain
         self._writer.write_table(table, row_group_size=self._max_rows)
 
     def close(self) -> None:
         self.flush()
+        if self._as_read is not None:
+            said = base64.b64encode(self._as_read.serialize().to_pybytes()).decode()
+            self._writer.add_key_value_metadata({"ARROW:schema": said})
         self._writer.close()
 
 

@@ -42,6 +42,13 @@ class StagedPart(Protocol):
 
 
 @runtime_checkable
+class TakesDictionaries(Protocol):
+    """A sink that writes strings that come in dictionaries as strings. Optional; others are given plain strings."""
+
+    takes_dictionaries: bool
+
+
+@runtime_checkable
 class Sink(Protocol):
     """Where rows go. Errors: ``ConfigError`` for an output that exists (if_exists="error"), ``StateError`` for I/O."""
 

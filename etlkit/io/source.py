@@ -141,3 +141,19 @@ class KnowsRanges(Protocol):
     """A source that can bound how many distinct values a column has, from statistics alone. Optional."""
 
     def distinct_at_most(self, column: str) -> int | None: ...
+
+
+@runtime_checkable
+class KnowsRepetition(Protocol):
+    """A source whose strings may stay in the dictionaries that they are stored in. Optional.
+
+    Most of what reading, filtering and writing such a column costs is copying the same few strings again and again.
+    """
+
+    def repeating(self, columns: Sequence[str]) -> frozenset[str]:
+        """Those string columns that repeat a few values. A guess: a wrong one costs time, no more."""
+        ...
+
+    def in_dictionaries(self, columns: frozenset[str]) -> Source:
+        """The same rows, with these columns as ``dictionary(int32, string)``."""
+        ...
