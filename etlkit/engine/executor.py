@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -30,6 +30,9 @@ from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, St
 from .work import GivenUp, Outcome, Task, Workbench, run_task
 
 FEED_WAIT_S = 0.5
+SMALL_BYTES = 1 << 20
+"""State of less than this is reduced in one split, to one part."""
+PARTITIONS_A_SPLIT = 8
 STATE = "state"
 """The ledger's name for rows between stages."""
 
@@ -569,20 +572,11 @@ def arrived(stage: Stage, scan: ScanInput, arrival: Arrival, first: int) -> list
     return [Task(stage, first + index, grown, scan=index) for index in range(len(arrival.splits))]
 
 
-def reduce_groups(sizes: Mapping[int, int], partitions: int, target_bytes: int) -> list[list[int]]:
-    """Consecutive ranges of partitions of about ``target_bytes``, at least eight where there are as many partitions.
+def reduce_groups(stored_bytes: int, partitions: int) -> list[list[int]]:
+    """Ranges of partitions, each one split and one part of the next stage: eight partitions each, all in one if there is little.
 
-    They are recorded when the stage ends, before they are used (law 10): one range is one split, and one part.
+    They depend on the plan, not on when checkpoints were written, so that parts have the same names in every run. They are
+    recorded when the stage ends, before they are used (law 10).
     """
-    total = sum(sizes.values())
-    target = max(1, min(target_bytes, total // min(8, partitions) or 1))
-    groups: list[list[int]] = []
-    start, held = 0, 0
-    for partition in range(partitions):
-        held += sizes.get(partition, 0)
-        if held >= target:
-            groups.append([start, partition + 1])
-            start, held = partition + 1, 0
-    if start < partitions:
-        groups.append([start, partitions])
-    return groups
+    width = partitions if stored_bytes < SMALL_BYTES else PARTITIONS_A_SPLIT
+    return [[start, min(start + width, partitions)] for start in range(0, partitions, width)]

@@ -29,9 +29,9 @@ from ..checkpoint import (
 from ..checkpoint.compaction import choose_compaction, compact
 from ..engine.exchange import Generation, drain_cell
 from ..engine.executor import Capture, Executor, reduce_groups
-from ..engine.planner import SINK_SPLIT_BYTES
-from ..engine.stages import ExchangeOutput, ReduceInput
+from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
 from ..errors import EtlkitError, FencedError, StateError
+from ..io.sink import Part, ShowsEarly, ShowsEmpty
 from ..memory.allocation import is_allocation_failure
 from .opening import parts_of
 
@@ -92,6 +92,13 @@ class Checkpointer:
         self._post = post
         self._queue: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="etlkit-checkpointer", daemon=True)
+        self._early: dict[int, ShowsEarly] = {
+            number: sink
+            for number, sink in enumerate(executor.plan.sinks)
+            if isinstance(sink, ShowsEarly) and sink.visible == "checkpoint"
+        }
+        self._unseen: list[tuple[int, Part]] = []
+        """Committed, and not shown yet, of the sinks that show early."""
         self.busy = False
         self.last_commit_s = time.monotonic()
 
@@ -112,6 +119,7 @@ class Checkpointer:
         self._thread.join(wait_s)
 
     def _run(self) -> None:
+        self._show_all()
         while (wanted := self._queue.get()) is not None:
             try:
                 report = self._write(wanted)
@@ -121,6 +129,26 @@ class Checkpointer:
             self._post(report)
             if isinstance(report, Written) and self._snapshot().phase is Phase.PUBLISHING:
                 self._post(self._publish(wanted))
+            elif isinstance(report, Written | Skipped):
+                unseen = self._show()
+                if unseen is not None:
+                    self._post(NotWritten(wanted, unseen))
+
+    def _show_all(self) -> None:
+        """What an earlier attempt committed and perhaps could not show any more; an error will come again with the next commit."""
+        if self._early and self._snapshot().phase is Phase.RUNNING:
+            self._unseen = parts_of(self._snapshot())
+            self._show()
+
+    def _show(self) -> BaseException | None:
+        """Committed parts of sinks that show them at each checkpoint. What went wrong is tried again with the next one."""
+        try:
+            for number, sink in self._early.items():
+                sink.publish([part for at, part in self._unseen if at == number], self._state_dir.fence)
+        except BaseException as error:
+            return error
+        self._unseen = []
+        return None
 
     def _write(self, wanted: Wanted) -> Report:
         executor = self._executor
@@ -131,6 +159,7 @@ class Checkpointer:
             if empty and not wanted.facts and not wanted.even_if_empty:
                 executor.committed(capture, self._snapshot())
                 return Skipped(wanted)
+            self._leave_something(capture)
             runs = self._write_runs(capture)
             dropped, compacted = self._compact(capture)
             facts = dict(wanted.facts)
@@ -152,12 +181,25 @@ class Checkpointer:
         except BaseException:
             executor.not_committed(capture)
             raise
+        if self._early:
+            self._unseen += [pair for pair in capture.fresh.parts if pair[0] in self._early]
         self.last_commit_s = time.monotonic()
         committed = replace(committed, duration_s=self.last_commit_s - began_s)
         if wanted.then is not None:
             wanted.then()
         executor.committed(capture, self._snapshot())
         return Written(committed, wanted, executor.figures().splits_done)
+
+    def _leave_something(self, capture: Capture) -> None:
+        """An output without rows still says its columns, so that readers can open it."""
+        stage = self._executor.plan.stages[capture.stage]
+        if not capture.complete or not isinstance(stage.output, SinkOutput) or capture.fresh.parts:
+            return
+        number = stage.output.sink
+        sink = self._executor.plan.sinks[number]
+        if isinstance(sink, ShowsEmpty) and not any(at == number for at, _ in parts_of(self._snapshot())):
+            epoch = self._snapshot().epoch
+            capture.fresh.parts.extend((number, part) for part in sink.stage_empty(epoch, stage.schema))
 
     def _write_runs(self, capture: Capture) -> tuple[RunRef, ...]:
         """The captured state as one run file: a section a partition."""
@@ -195,17 +237,21 @@ class Checkpointer:
         output = self._executor.plan.stages[capture.stage].output
         groups: list[list[int]] = []
         if isinstance(output, ExchangeOutput):
-            sizes: dict[int, int] = {}
-            for number in self._met_with(capture.stage):
-                stage = snapshot.stages.get(number)
-                known = [run for run in (stage.runs if stage else ()) if run.name not in dropped]
-                for run in (*known, *runs, *compacted) if number == capture.stage else known:
-                    with self._state_dir.open_run(run) as reader:
-                        for section in reader.sections:
-                            sizes[section.partition] = sizes.get(section.partition, 0) + section.bytes
-            groups = reduce_groups(sizes, output.partitions, SINK_SPLIT_BYTES)
+            groups = reduce_groups(self._stored_bytes(capture, output, (*runs, *compacted), dropped), output.partitions)
         ended[str(capture.stage)] = groups
         return ended
+
+    def _stored_bytes(
+        self, capture: Capture, output: ExchangeOutput, fresh: tuple[RunRef, ...], dropped: tuple[str, ...]
+    ) -> int:
+        """State that the next stage reads. What folds counts by its largest run: each holds most of the keys again."""
+        snapshot = self._snapshot()
+        runs = list(fresh)
+        for number in self._met_with(capture.stage):
+            stage = snapshot.stages.get(number)
+            runs += [run for run in (stage.runs if stage else ()) if run.name not in dropped]
+        sizes = [run.bytes for run in runs]
+        return max(sizes, default=0) if output.combiner.foldable else sum(sizes)
 
     def _met_with(self, number: int) -> tuple[int, ...]:
         """The stages whose partitions are reduced together with this one's: both sides of a join."""
