@@ -87,6 +87,9 @@ def wish(state: State, policy: Policy) -> Wish | None:
         return _sized(state, policy, projected, 0, words)
     if seen is None:
         return None
+    if (known := sizing.known(state.learned_bytes, limit_bytes, policy)) is not None:
+        words = f"the run before came to need {format_bytes(state.learned_bytes)}; the limit is {limit}"
+        return Wish(known, 0, words, known)
     floor_bytes, projected = seen.floor_bytes, max(seen.projected_bytes, seen.floor_bytes)
     if floor_bytes > policy.critical * limit_bytes:
         words = f"even one worker with all state spilled needs {format_bytes(floor_bytes)}; the limit is {limit}"
@@ -145,7 +148,7 @@ def _ask(state: State, to_bytes: int, reason: str) -> Step:
     less = to_bytes < limit_bytes
     request = Request(to_bytes, limit_bytes, state.at_s, give_back=less)
     asked = RequestMemory(to_bytes, f"{reason}; asking for {change}", give_back=less)
-    return replace(state, request=request, want_ticks=0), (*out, asked)
+    return replace(state, request=request, want_ticks=0, learned_bytes=0), (*out, asked)
 
 
 def _consider_giving_back(state: State, policy: Policy) -> Step:

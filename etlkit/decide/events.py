@@ -53,6 +53,8 @@ class Started:
     workers: int
     restarts_left: int
     """Restarts that the Job still allows for resizes (F8: backoffLimit − 1 − restarts so far); 0 means none."""
+    learned_bytes: int = 0
+    """What the run before came to need; 0 where nothing is known, or nothing had to be asked for."""
 
 
 @dataclass(frozen=True, slots=True)

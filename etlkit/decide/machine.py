@@ -94,6 +94,7 @@ def _started(state: State, event: Started, policy: Policy) -> State:
         workers=workers,
         most_workers=workers,
         restarts_left=max(0, event.restarts_left),
+        learned_bytes=max(0, event.learned_bytes),
     )
 
 

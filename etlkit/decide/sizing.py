@@ -47,6 +47,12 @@ def target(
     return size
 
 
+def known(learned_bytes: int, limit_bytes: int, policy: Policy) -> int | None:
+    """What an earlier run came to need, as far as the cap allows; None when the limit is about that already."""
+    size = min(learned_bytes, policy.max_memory_bytes or 0)
+    return size if size >= limit_bytes * LEAST_GAIN and size > limit_bytes else None
+
+
 def below_refused(refused_bytes: int, limit_bytes: int, policy: Policy) -> int:
     """The largest size to try after ``refused_bytes`` was refused: half-way down, so that few requests find it."""
     quantum = max(1, policy.quantum_bytes)

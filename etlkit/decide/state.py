@@ -87,6 +87,8 @@ class State:
     started_at_s: float = 0.0
     limit_bytes: int | None = None
     restarts_left: int = 0
+    learned_bytes: int = 0
+    """What the run before came to need, until it was asked for, once."""
     seen: Observed | None = None
     """The newest observation."""
 

@@ -1,5 +1,5 @@
 """A start that fits: ask for memory before pyarrow is imported, where the limit is too small to import it, or smaller than
-what the run of before has learned.
+the one at which the unfinished run stood (a replacement pod, F22).
 
 Covers what is needed, the durable intent, and what follows from the answer: go on (None), or an exit code. How a
 resize is asked for and waited for is ``kube.first``. Standard library only: it runs in 24 MiB.
@@ -47,7 +47,11 @@ def need(limit_bytes: int | None, max_memory_bytes: int | None, known: learned.L
     if limit_bytes is None:
         return None
     too_small = limit_bytes < START_BYTES
-    wanted = max(known.limit_bytes or (FIRST_BYTES if too_small else 0), START_BYTES if too_small else 0)
+    # A run that is finished may be the very one that is started again, and then nothing is to be touched: what it has
+    # learned is for the machine, once the state is open.
+    wanted = known.resume_bytes or 0
+    if too_small:
+        wanted = max(wanted or known.limit_bytes or FIRST_BYTES, START_BYTES)
     if max_memory_bytes is not None:
         wanted = min(wanted, max_memory_bytes)
     # A limit that is rounded, or a tenth short, is not worth a restart.
@@ -57,7 +61,7 @@ def need(limit_bytes: int | None, max_memory_bytes: int | None, known: learned.L
     if too_small:
         words = f"Python and pyarrow need {format_bytes(START_BYTES)} to start; the limit is {limit}"
         return Need(wanted, words, must=True)
-    return Need(wanted, f"the run before came to need {format_bytes(wanted)}; the limit is {limit}", must=False)
+    return Need(wanted, f"the unfinished run stood at {format_bytes(wanted)}; the limit is {limit}", must=False)
 
 
 def make_room(

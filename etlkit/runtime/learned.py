@@ -28,6 +28,8 @@ class Learned:
 
     limit_bytes: int | None = None
     """What to ask for at the next start, if the limit is smaller."""
+    resume_bytes: int | None = None
+    """The same for a start that goes on with the unfinished run: what was given back stays given back."""
     peak_bytes: int | None = None
     projected_bytes: int | None = None
     split_factor: float | None = None
@@ -73,6 +75,12 @@ def for_target(state: str, target: str) -> Learned:
     note = notes.read(state, notes.LEARNED)
     found = [one for one in map(from_json, note.values()) if one.target == target] if isinstance(note, Mapping) else []
     return found[-1] if found else Learned()
+
+
+def resume_size(resizes: Sequence[Mapping[str, Any]]) -> int | None:
+    """Where the unfinished run stands: at the newest size that was granted, or that is being granted now."""
+    standing = ("actuated", "requested", "in_progress")
+    return next((int(one["to_bytes"]) for one in reversed(resizes) if one.get("outcome") in standing), None)
 
 
 def right_size(

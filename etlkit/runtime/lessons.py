@@ -10,15 +10,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from ..decide.policy import Policy
 from ..memory import Leak, LeakDetector
+from ..memory.heap import free_heap_bytes
 from .gauge import Gauge
-from .learned import Learned, right_size
+from .learned import Learned, resume_size, right_size
 
 MARKS = (0.1, 0.5)
 """Shares of the work done at which the forecast is kept, to be compared with the peak."""
 LONGEST_RESTART_S = 120.0
 """A longer pause was no restart for a resize: the pod waited for something else."""
+STATE_OVERHEAD = 1.5
+"""Most that state takes in Arrow's buffers, over its bytes."""
 TOLD_AGAIN = 2.0
 """A leak is told once more when it has grown so many times."""
 
@@ -33,7 +38,8 @@ class Lessons:
     restart_s: float | None = None
     first_batch_s: float | None = None
     _rows_before: int | None = None
-    _detector: LeakDetector = field(default_factory=LeakDetector)
+    _outside: LeakDetector = field(default_factory=LeakDetector)
+    _in_arrow: LeakDetector = field(default_factory=LeakDetector)
     _splits_seen: int = -1
     _told_bytes: int = 0
 
@@ -50,9 +56,18 @@ class Lessons:
         if figures.splits_done == self._splits_seen:
             return None
         self._splits_seen = figures.splits_done
-        # Reservations are promises: what is held beyond them and not given back is what nobody has accounted for.
-        unexplained = self.gauge.sample.anon_bytes - observed.reserved_bytes
-        leak = self._detector.observe(figures.splits_done, unexplained)
+        arrow_bytes = pa.total_allocated_bytes()
+        outside = self._outside.observe(
+            figures.splits_done, self.gauge.sample.anon_bytes - free_heap_bytes() - arrow_bytes
+        )
+        # Many small slices take more than their bytes, so growth with the state is none; nor is what running splits may hold.
+        splits_bytes = observed.reserved_bytes - observed.state_bytes
+        in_arrow = self._in_arrow.observe(
+            figures.splits_done, int(arrow_bytes - STATE_OVERHEAD * observed.state_bytes) - max(0, splits_bytes)
+        )
+        leak = max(
+            (one for one in (outside, in_arrow) if one is not None), key=lambda one: one.grown_bytes, default=None
+        )
         self.gauge.leak = leak
         if leak is None or leak.grown_bytes < TOLD_AGAIN * self._told_bytes:
             return None
@@ -93,6 +108,7 @@ class Lessons:
         known = split.seen > 0
         return Learned(
             limit_bytes=right_size(resizes, limit_bytes, peak_bytes, policy, done=done),
+            resume_bytes=None if done else resume_size(resizes),
             peak_bytes=peak_bytes or None,
             projected_bytes=self.highest_projected_bytes or before.projected_bytes,
             split_factor=split.factor if known else before.split_factor,

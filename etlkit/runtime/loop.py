@@ -115,7 +115,11 @@ class Loop:
     def run(self, restarts_left: int) -> Ended:
         """Until the machine says quit. The executor's and the checkpointer's threads are running."""
         self._look(first=True)
-        self._step(events.Started(now_s(), self.gauge.sample.limit_bytes, self.gauge.workers, restarts_left))
+        known = self.opened.learned.limit_bytes or 0
+        limit_bytes, workers = self.gauge.sample.limit_bytes, self.gauge.workers
+        self._step(
+            events.Started(now_s(), limit_bytes, workers, restarts_left, known if self.opened.attempt == 1 else 0)
+        )
         self._note_size()
         while self.ended is None:
             timeout = max(0.0, min(self._next_look_s, self._go_on_at_s or self._next_look_s) - now_s())
@@ -188,7 +192,7 @@ class Loop:
         figures = self.gauge.figures
         last = figures.stage >= len(self.executor.plan.stages) - 1
         left = figures.splits_total - figures.splits_done if last else None
-        before = self.cores.workers
+        workers, quota = self.cores.workers, self.cores.quota_cores
         asked = self.cores.look(at_s, self.gauge.remaining_s(figures), left)
         if asked is not None:
             self.emit(
@@ -198,8 +202,9 @@ class Loop:
                 to_cores=asked.to_cores,
                 give_back=asked.give_back,
             )
-        if self.cores.workers != before:
-            self.emit("cpu_changed", quota_cores=self.cores.quota_cores, workers=self.cores.workers)
+        if self.cores.quota_cores != quota:
+            self.emit("cpu_changed", from_cores=quota, to_cores=self.cores.quota_cores, workers=self.cores.workers)
+        if self.cores.workers != workers:
             self.gauge.workers = self.cores.workers
             self._step(events.CoresChanged(at_s, self.cores.workers))
 
@@ -469,7 +474,8 @@ class Loop:
         size = learned.right_size(self._resizes, self._limit_bytes, 0, self.policy, done=False)
         if size is None or not any(one["outcome"] == str(events.ResizeOutcome.ACTUATED) for one in self._resizes):
             return
-        record = replace(self.opened.learned, limit_bytes=size, target=self.request.target)
+        resume = learned.resume_size(self._resizes)
+        record = replace(self.opened.learned, limit_bytes=size, resume_bytes=resume, target=self.request.target)
         self._write_note(learned.remember(self.opened.snapshot.facts, self.request.job, record))
 
     def _write_note(self, known: Mapping[str, Any]) -> None:

@@ -21,8 +21,9 @@ from etlkit.units import GIB, MIB
 def test_a_limit_that_is_large_enough_asks_for_nothing():
     assert need(None, GIB, Learned(limit_bytes=GIB)) is None, "no limit"
     assert need(START_BYTES, GIB, Learned()) is None
-    assert need(300 * MIB, GIB, Learned(limit_bytes=320 * MIB)) is None, "a tenth short is not worth a restart"
-    assert need(2 * GIB, 4 * GIB, Learned(limit_bytes=320 * MIB)) is None
+    assert need(300 * MIB, GIB, Learned(resume_bytes=320 * MIB)) is None, "a tenth short is not worth a restart"
+    assert need(2 * GIB, 4 * GIB, Learned(resume_bytes=320 * MIB)) is None
+    assert need(192 * MIB, GIB, Learned(limit_bytes=320 * MIB)) is None, "the run may be done: nothing is touched then"
 
 
 def test_a_limit_too_small_for_pyarrow_asks_for_what_is_known_or_a_first_guess():
@@ -36,10 +37,17 @@ def test_a_limit_too_small_for_pyarrow_asks_for_what_is_known_or_a_first_guess()
     assert wanted is not None and wanted.to_bytes == START_BYTES, "never less than a start needs"
 
 
-def test_a_learned_size_is_asked_for_at_once_but_not_depended_on():
-    wanted = need(192 * MIB, GIB, Learned(limit_bytes=320 * MIB))
-    assert wanted is not None and not wanted.must and wanted.to_bytes == 320 * MIB
-    assert need(192 * MIB, 192 * MIB, Learned(limit_bytes=320 * MIB)) is None
+def test_an_unfinished_runs_size_is_asked_for_at_once_but_not_depended_on():
+    wanted = need(192 * MIB, GIB, Learned(limit_bytes=320 * MIB, resume_bytes=256 * MIB))
+    assert wanted is not None and not wanted.must and wanted.to_bytes == 256 * MIB, "what was given back stays so"
+    assert need(192 * MIB, 192 * MIB, Learned(resume_bytes=320 * MIB)) is None
+
+
+def test_where_an_unfinished_run_stands():
+    asked = [{"to_bytes": 320, "outcome": "actuated"}, {"to_bytes": 512, "outcome": "infeasible"}]
+    assert learned.resume_size(asked) == 320
+    assert learned.resume_size([*asked, {"to_bytes": 128, "outcome": "requested"}]) == 128
+    assert learned.resume_size([]) is None
 
 
 def test_where_nobody_can_be_asked_the_number_is_said(tmp_path, monkeypatch):
