@@ -26,6 +26,8 @@ class Cell:
     raw: list[pa.RecordBatch] = field(default_factory=list)
     raw_bytes: int = 0
     partials: list[pa.Table] = field(default_factory=list)
+    folding: bool = False
+    """Its raw rows are in the hands of whoever folds them, and in neither list."""
     taken: bool = False
     """By a checkpoint."""
     merged_rows: int = 0
@@ -37,9 +39,11 @@ class Generation:
     """What came in between two checkpoints."""
 
     cells: tuple[Cell, ...]
+    filled: bool
+    """Whether there are rows, as it was when it was taken: later a cell that is being folded looks empty."""
 
     def __bool__(self) -> bool:
-        return any(cell.raw or cell.partials for cell in self.cells)
+        return self.filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,8 @@ class ExchangeState:
 
     def take(self) -> Generation:
         """Called with the lock held: all that is there, for a checkpoint to write."""
-        taken = Generation(self._cells)
+        filled = any(cell.raw or cell.partials or cell.folding for cell in self._cells)
+        taken = Generation(self._cells, filled)
         for cell in self._cells:
             cell.taken = True
         self._writing, self._cells = self._cells, self._fresh()
@@ -117,7 +122,7 @@ class ExchangeState:
     def give_back(self, generation: Generation) -> None:
         """The checkpoint failed, so its rows are state again. Waits for whoever is folding one of its cells."""
         for mine, theirs in zip(self._cells, generation.cells, strict=True):
-            with theirs.lock, self._lock:
+            with theirs.lock, mine.lock, self._lock:
                 mine.raw[:0] = theirs.raw
                 mine.raw_bytes += theirs.raw_bytes
                 mine.partials[:0] = theirs.partials
@@ -157,6 +162,7 @@ class ExchangeState:
             with self._lock:
                 raw, before = cell.raw, cell.raw_bytes
                 cell.raw, cell.raw_bytes = [], 0
+                cell.folding = bool(raw)
             if not raw:
                 return
             try:
@@ -165,34 +171,40 @@ class ExchangeState:
                 with self._lock:
                     cell.raw[:0] = raw
                     cell.raw_bytes += before
+                    cell.folding = False
                 raise
             rows = sum(batch.num_rows for batch in raw)
             del raw
-            merged = self._merge(cell, table)
             with self._lock:
+                cell.partials.append(table)
+                cell.folding = False
                 self.folds += 1
                 self.folded_rows += rows
                 self.folded_groups += table.num_rows
-                if not cell.taken:
-                    self.raw_bytes -= before
-                    self.partial_bytes += merged
-                else:
-                    self.writing_bytes += merged - before
+                self._grow(cell, -before, int(table.nbytes))
+            self._merge(cell)
         finally:
             cell.lock.release()
 
-    def _merge(self, cell: Cell, table: pa.Table) -> int:
-        """Add partials to a cell, merging once as much has come as was there. Change of its partials' bytes."""
-        partials = [*cell.partials, table]
-        rows = sum(one.num_rows for one in partials)
-        before: int = sum(one.nbytes for one in cell.partials)
-        if len(partials) > 1 and rows >= 2 * cell.merged_rows:
-            merged = self.combiner.merge(pa.concat_tables(partials))
-            cell.merged_rows = merged.num_rows
-            partials = [merged]
+    def _merge(self, cell: Cell) -> None:
+        """Merge a cell's partials once as much has come as was there. Splits may add more while it computes."""
         with self._lock:
-            cell.partials = partials
-        return int(sum(one.nbytes for one in partials) - before)
+            known = list(cell.partials)
+        rows = sum(one.num_rows for one in known)
+        if len(known) < 2 or rows < 2 * cell.merged_rows:
+            return
+        merged = self.combiner.merge(pa.concat_tables(known))
+        with self._lock:
+            cell.merged_rows = merged.num_rows
+            cell.partials[: len(known)] = [merged]
+            self._grow(cell, 0, int(merged.nbytes - sum(one.nbytes for one in known)))
+
+    def _grow(self, cell: Cell, raw_bytes: int, partial_bytes: int) -> None:
+        if cell.taken:
+            self.writing_bytes += raw_bytes + partial_bytes
+        else:
+            self.raw_bytes += raw_bytes
+            self.partial_bytes += partial_bytes
 
 
 def fold_raw(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:
