@@ -10,6 +10,10 @@ The commit, in this order; each step may be repeated, so a crash anywhere rolls 
 6. ``_SUCCESS`` is written in staging, synced, renamed, and the folder synced. From here on the output is true.
 7. Staging is removed.
 
+With ``visible="checkpoint"`` the runtime calls ``publish`` after each commit: 2 and 3 happen the first time, then 4 and 5 for the new
+parts. Their names are written to ``shown`` in staging before they are. So a start from an older checkpoint (the newest one was
+damaged) knows which visible files are its own: those that its checkpoint does not name are taken back.
+
 What it relies on: rename within one file system is atomic and takes a synced file's content along; fsync of a folder
 makes its names durable. NFS does both; neither hard links nor locks are used. It does not guard against another
 program that writes the same names at the same moment: runs into one folder are told apart by ``_SUCCESS`` and by names.
@@ -30,7 +34,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from ..errors import ConfigError, CorruptStateError, StateError
-from ..plan.nodes import IfExists
+from ..plan.nodes import IfExists, Visible
 from ..testing.crashpoints import declare, reach
 from .part_file import PartFile, sync_folder, write_durably
 from .paths import local_output, state_error
@@ -39,12 +43,14 @@ from .staged import FormatWriter, StagedFiles
 
 SUCCESS = "_SUCCESS"
 _START = "start.json"
+_SHOWN = "shown"
+VISIBLE = ("end", "checkpoint")
 _RUNS_REMEMBERED = 1000
 """Earlier runs that an appended-to ``_SUCCESS`` still names."""
 
 declare(
     "sink.staged", "sink.prepared", "sink.commit", "sink.unmarked", "sink.cleared", "sink.part", "sink.published",
-    "sink.synced", "sink.marked", "sink.done",
+    "sink.synced", "sink.marked", "sink.done", "early.listed", "early.shown",
 )  # fmt: skip
 
 Identity = list[int]
@@ -56,7 +62,22 @@ class FolderSink(ABC):
     format: ClassVar[str]
     extension: ClassVar[str]
 
-    def __init__(self, path: str, if_exists: IfExists = "error", partition_by: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        if_exists: IfExists = "error",
+        partition_by: Sequence[str] = (),
+        visible: Visible = "end",
+        target_file_bytes: int | None = None,
+    ) -> None:
+        if visible not in VISIBLE:
+            raise ConfigError(f"visible={visible!r} is not known", f"one of {', '.join(VISIBLE)}")
+        if target_file_bytes is not None and target_file_bytes < 1:
+            raise ConfigError(f"target_file_bytes={target_file_bytes} is below 1", "leave it out for one file a split")
+        self.visible = visible
+        self.target_file_bytes = target_file_bytes
+        self._early: set[str] | None = None
+        self._opened = False
         self.path = path
         self.if_exists = if_exists
         self.partition_by = tuple(partition_by)
@@ -72,7 +93,8 @@ class FolderSink(ABC):
         """A writer that ``first`` (also written to it) is the first batch of."""
 
     def describe(self) -> dict[str, object]:
-        shared = {"format": self.format, "path": self.path, "if_exists": self.if_exists}
+        shared: dict[str, object] = {"format": self.format, "path": self.path, "if_exists": self.if_exists}
+        shared |= {"visible": self.visible, "target_file_bytes": self.target_file_bytes}
         return {**shared, "partition_by": list(self.partition_by), **self.options()}
 
     def prepare(self, run_id: str, *, resuming: bool) -> None:
@@ -85,6 +107,7 @@ class FolderSink(ABC):
         # A run that was interrupted before its start was written down has shown nothing to anybody: it starts now.
         success = _identity(self._out / SUCCESS)
         found = self._visible()
+        mine = [name for name in self._read_shown() if found.pop(name, None)]  # of a run that is being discarded
         if self.if_exists == "error" and (found or success):
             shown = min(found, default=SUCCESS)
             raise ConfigError(
@@ -92,8 +115,10 @@ class FolderSink(ABC):
                 'remove it, write elsewhere, or say if_exists="replace" or "append"',
             )
         try:
+            self._take_back(mine)
             if staging.exists():
                 shutil.rmtree(staging)
+            self._early = set()
             made = _make_folders(staging)
             start = {"success": success, "replaces": found if self.if_exists == "replace" else {}}
             write_durably(staging / _START, json.dumps(start).encode(), by_way_of=staging / f"{_START}.new")
@@ -115,19 +140,32 @@ class FolderSink(ABC):
         prefix = f"{hashlib.sha256(self._id.encode()).hexdigest()[:8]}-" if self.if_exists == "append" else ""
 
         def staged(index: int) -> str:
-            return f"{number}.e{epoch}{f'.{index}' if self.partition_by else ''}.{self.extension}"
+            return f"{number}.e{epoch}{f'.{index}' if self.partition_by or index else ''}.{self.extension}"
 
         def final(folder: str, again: int) -> str:
             name = f"{prefix}{number}{f'-{again}' if again else ''}.{self.extension}"
             return f"{folder}/{name}" if folder else name
 
-        return StagedFiles(self._staging, split, self.partition_by, self.open_writer, staged, final)
+        return StagedFiles(
+            self._staging, split, self.partition_by, self.open_writer, staged, final, self.target_file_bytes
+        )
+
+    def stage_empty(self, epoch: int, schema: pa.Schema) -> tuple[Part, ...]:
+        """For an output without rows: a file that says which columns there would be, where the format can say it."""
+        staged = self.stage(0, epoch, schema)
+        try:
+            if isinstance(staged, StagedFiles):
+                staged.write_empty(schema)
+            return staged.close()
+        except BaseException:
+            staged.abort()
+            raise
 
     def recover(self, parts: Sequence[Part]) -> int:
         if self._published():
             return 0
         staging = self._staging
-        named = {part.name for part in parts} | {_START}
+        named = {part.name for part in parts} | {_START, _SHOWN}
         removed = 0
         try:
             for entry in list(os.scandir(staging)) if staging.exists() else []:
@@ -139,7 +177,30 @@ class FolderSink(ABC):
         replaces = self._start()["replaces"] if parts else {}
         for part in parts:
             self._check(part, replaces)
+        finals = {part.final for part in parts}
+        try:
+            self._take_back([name for name in self._read_shown() if name not in finals])
+        except OSError as error:
+            raise state_error("files of a lost checkpoint cannot be taken back", self.path, error) from error
         return removed
+
+    def publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
+        """Show parts that a checkpoint names, before the run is done. May be repeated after a crash at any point."""
+        if not parts or self._published():
+            return
+        try:
+            start = self._start()
+            if not self._opened:
+                self._open_output(start, {part.final for part in parts}, fence)
+            fence()
+            self._note_shown([part.final for part in parts])
+            reach("early.listed")
+            for part in parts:
+                self._publish_part(part, start["replaces"], fence)
+            self._sync_folders(parts)
+        except OSError as error:
+            raise state_error("the output cannot be published", self.path, error) from error
+        reach("early.shown")
 
     def commit(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
         try:
@@ -211,13 +272,13 @@ class FolderSink(ABC):
             wrong = f"{where}: has {staged[2]} bytes, {part.length} were written"
             raise CorruptStateError(wrong, "start anew with --restart", name=str(where))
 
-    def _publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
-        start = self._start()
+    def _open_output(self, start: dict[str, Any], finals: set[str], fence: Callable[[], None]) -> list[str]:
+        """Steps 2 and 3. Which runs the folder held before."""
         replaces: dict[str, Identity] = start["replaces"]
         success = _identity(self._out / SUCCESS)
         if success is not None and success != start["success"]:
             raise self._taken(SUCCESS)
-        earlier = self._success().get("runs", [])
+        earlier: list[str] = self._success().get("runs", [])
         reach("sink.commit")
         if success is not None:
             # Which runs were here before must outlive the old _SUCCESS.
@@ -230,7 +291,6 @@ class FolderSink(ABC):
         else:
             earlier = start.get("runs", [])
         reach("sink.unmarked")
-        finals = {part.final for part in parts}
         for name, identity in replaces.items():
             path = self._out / name
             if name not in finals and _identity(path) == identity:
@@ -238,14 +298,16 @@ class FolderSink(ABC):
                 path.unlink()
                 self._remove_empty(path.parent)
         reach("sink.cleared")
+        self._opened = True
+        return earlier
+
+    def _publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
+        start = self._start()
+        earlier = self._open_output(start, {part.final for part in parts}, fence)
         for part in parts:
-            self._publish_part(part, replaces, fence)
+            self._publish_part(part, start["replaces"], fence)
         reach("sink.published")
-        finals_above = {parent for part in parts for parent in (self._out / part.final).parents}
-        folders = [folder for folder in finals_above if self._out in folder.parents]
-        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-            sync_folder(folder)
-        sync_folder(self._out)
+        self._sync_folders(parts)
         reach("sink.synced")
         runs = [*earlier, self._id][-_RUNS_REMEMBERED:] if self.if_exists == "append" else [self._id]
         said = {
@@ -266,12 +328,59 @@ class FolderSink(ABC):
             self._check(part, replaces)  # published before a crash, or lost
             return
         there = _identity(final)
-        if there is not None and there != replaces.get(part.final):
+        if there is not None and there != replaces.get(part.final) and part.final not in self._read_shown():
             raise self._taken(part.final)
         fence()
         final.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(final)
         reach("sink.part")
+
+    def _sync_folders(self, parts: Sequence[Part]) -> None:
+        finals_above = {parent for part in parts for parent in (self._out / part.final).parents}
+        folders = [folder for folder in finals_above if self._out in folder.parents]
+        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+            sync_folder(folder)
+        sync_folder(self._out)
+
+    def _read_shown(self) -> set[str]:
+        """Final names that this run has shown, or was about to show, before its end."""
+        if self._early is None:
+            self._early = set()
+            try:
+                lines = (self._staging / _SHOWN).read_text().splitlines()
+            except FileNotFoundError:
+                lines = []
+            for line in lines:
+                try:
+                    self._early.add(json.loads(line))
+                except ValueError:
+                    pass  # torn by a crash: what it names was not shown yet
+        return self._early
+
+    def _note_shown(self, finals: Sequence[str]) -> None:
+        fresh = [name for name in finals if name not in self._read_shown()]
+        if not fresh:
+            return
+        path = self._staging / _SHOWN
+        begun = path.exists()
+        with path.open("ab") as file:
+            # The first end of a line is for one that a crash has torn.
+            file.write("".join(f"\n{json.dumps(name)}" for name in fresh).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if not begun:
+            sync_folder(self._staging)
+        self._read_shown().update(fresh)
+
+    def _take_back(self, names: Sequence[str]) -> None:
+        """Remove files that this run showed and that no checkpoint names any more."""
+        for name in names:
+            path = self._out / name
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                self._remove_empty(path.parent)
+        if names:
+            sync_folder(self._out)
 
     def _taken(self, name: str) -> ConfigError:
         return ConfigError(

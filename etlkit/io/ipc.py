@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..errors import ConfigError, InputError
 from ..memory.allocation import is_allocation_failure
-from ..plan.nodes import IfExists
+from ..plan.nodes import IfExists, Visible
 from .batches import SCHEMA_MODES, SchemaMode, check_drift, conform, cut, merge_schemas, normal_schema, rebatch
 from .collector import Collector
 from .folder_sink import FolderSink
@@ -170,8 +170,15 @@ class IpcSink(FolderSink):
     format = "ipc"
     extension = "arrow"
 
-    def __init__(self, path: str, if_exists: IfExists = "error", compression: str = "lz4") -> None:
-        super().__init__(path, if_exists)
+    def __init__(
+        self,
+        path: str,
+        if_exists: IfExists = "error",
+        compression: str = "lz4",
+        visible: Visible = "end",
+        target_file_bytes: int | None = None,
+    ) -> None:
+        super().__init__(path, if_exists, (), visible, target_file_bytes)
         if compression not in COMPRESSIONS:
             raise ConfigError(f"compression={compression!r} is not known", f"one of {', '.join(COMPRESSIONS)}")
         self.compression = compression

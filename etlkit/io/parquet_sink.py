@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError
-from ..plan.nodes import IfExists
+from ..plan.nodes import IfExists, Visible
 from .collector import Collector
 from .folder_sink import FolderSink
 from .part_file import PartFile
@@ -43,8 +43,10 @@ class ParquetSink(FolderSink):
         partition_by: Sequence[str] = (),
         compression: str = "snappy",
         row_group_rows: int = ROW_GROUP_ROWS,
+        visible: Visible = "end",
+        target_file_bytes: int | None = None,
     ) -> None:
-        super().__init__(path, if_exists, partition_by)
+        super().__init__(path, if_exists, partition_by, visible, target_file_bytes)
         if compression not in COMPRESSIONS:
             raise ConfigError(f"compression={compression!r} is not known", f"one of {', '.join(COMPRESSIONS)}")
         if row_group_rows < 1:

@@ -74,3 +74,27 @@ class Sink(Protocol):
         """Publish: every part under its final name, ``_SUCCESS`` last, staging removed. May be repeated after a crash
         at any point; rolls forward. Calls ``fence`` (which raises ``FencedError``) before each visible change."""
         ...
+
+
+@runtime_checkable
+class ShowsEarly(Protocol):
+    """A sink whose parts can be seen before the run is done. Optional."""
+
+    @property
+    def visible(self) -> str:
+        """``checkpoint``: show parts as soon as a checkpoint names them; ``end``: only with ``commit``."""
+        ...
+
+    def publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
+        """Show these parts under their final names. May be repeated after a crash at any point; ``commit`` still comes at the
+        end, with all parts. ``recover`` takes back what was shown and is not named any more."""
+        ...
+
+
+@runtime_checkable
+class ShowsEmpty(Protocol):
+    """A sink that leaves something readable where there are no rows at all. Optional."""
+
+    def stage_empty(self, epoch: int, schema: pa.Schema) -> tuple[Part, ...]:
+        """A durable part of no rows that tells the columns, as split 0; or nothing, where the format can't say it."""
+        ...

@@ -24,6 +24,10 @@ from .sink import Part
 MAX_OPEN_FILES = 32
 MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 """Over all open partitions of one split; the fullest is written out first."""
+TARGET_ROWS = 16 * 1024
+"""Rows between two looks at a file's size, where a target is set."""
+NEAR = 0.9
+"""A file that has this share of its target is not filled up with a tiny last piece."""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -50,6 +54,7 @@ class _Open:
     name: str
     final: str
     rows: int = 0
+    written_bytes: int = 0
 
 
 class StagedFiles:
@@ -63,7 +68,11 @@ class StagedFiles:
         open_writer: OpenWriter,
         staged: Callable[[int], str],
         final: Callable[[str, int], str],
+        target_bytes: int | None = None,
     ) -> None:
+        self._target_bytes = target_bytes
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = 0
         self._folder = folder
         self._split = split
         self._partition_by = partition_by
@@ -78,12 +87,37 @@ class StagedFiles:
     def write(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows:
             return
+        if self._target_bytes is None:
+            self._write_batch(batch)
+            return
+        # Where a file ends must not depend on how large the slices were that memory allowed.
+        while self._waiting_rows + batch.num_rows >= TARGET_ROWS:
+            piece = batch.slice(0, TARGET_ROWS - self._waiting_rows)
+            batch = batch.slice(piece.num_rows)
+            self._write_waiting(piece)
+        if batch.num_rows:
+            self._waiting.append(batch)
+            self._waiting_rows += batch.num_rows
+
+    def write_empty(self, schema: pa.Schema) -> None:
+        """A file without rows, in no partition's folder."""
+        first = pa.RecordBatch.from_arrays([pa.array([], kind) for kind in schema.types], schema=schema)
+        self._open[""] = self._begin("", first)
+
+    def _write_waiting(self, *more: pa.RecordBatch) -> None:
+        pieces = [*self._waiting, *more]
+        self._waiting, self._waiting_rows = [], 0
+        if pieces:
+            self._write_batch(pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces))
+
+    def _write_batch(self, batch: pa.RecordBatch) -> None:
         for folder, piece in partitions(batch, self._partition_by) if self._partition_by else [("", batch)]:
             self._write(folder, piece)
         if self._partition_by:
             self._bound_buffers()
 
     def close(self) -> tuple[Part, ...]:
+        self._write_waiting()
         for folder in list(self._open):
             self._finish(folder)
         if self._done:
@@ -113,6 +147,18 @@ class StagedFiles:
         except OSError as error:
             raise state_error("the part cannot be written", one.file.path, error) from error
         one.rows += piece.num_rows
+        one.written_bytes += piece.nbytes
+        if self._target_bytes is not None and self._is_full(one, self._target_bytes):
+            self._finish(folder)
+
+    def _is_full(self, one: _Open, target_bytes: int) -> bool:
+        """Whether the file has its size. What the writer holds back counts as far as it has been seen to shrink."""
+        held = one.writer.buffered_bytes
+        encoded = one.written_bytes - held
+        ratio = min(1.0, one.file.length / encoded) if encoded > 0 else 1.0
+        if held and one.file.length + held * ratio >= target_bytes:
+            one.writer.flush()
+        return one.file.length >= NEAR * target_bytes
 
     def _begin(self, folder: str, first: pa.RecordBatch) -> _Open:
         name = self._staged_name(len(self._paths))

@@ -17,10 +17,10 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from ..errors import ConfigError
-from ..plan.nodes import IfExists
+from ..plan.nodes import IfExists, Visible
 from .folder_sink import FolderSink
 from .part_file import PartFile
-from .sink import StagedPart
+from .sink import Part, StagedPart
 
 JSON_ROWS = 8 * 1024
 """Rows that are Python objects at a time."""
@@ -30,8 +30,15 @@ class CsvSink(FolderSink):
     format = "csv"
     extension = "csv"
 
-    def __init__(self, path: str, if_exists: IfExists = "error", delimiter: str = ",") -> None:
-        super().__init__(path, if_exists)
+    def __init__(
+        self,
+        path: str,
+        if_exists: IfExists = "error",
+        delimiter: str = ",",
+        visible: Visible = "end",
+        target_file_bytes: int | None = None,
+    ) -> None:
+        super().__init__(path, if_exists, (), visible, target_file_bytes)
         if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
             raise ConfigError(f"delimiter={delimiter!r} is not one plain character", 'give one, such as ";" or "\\t"')
         self.delimiter = delimiter
@@ -73,8 +80,18 @@ class JsonLinesSink(FolderSink):
     format = "json"
     extension = "jsonl"
 
-    def __init__(self, path: str, if_exists: IfExists = "error") -> None:
-        super().__init__(path, if_exists)
+    def __init__(
+        self,
+        path: str,
+        if_exists: IfExists = "error",
+        visible: Visible = "end",
+        target_file_bytes: int | None = None,
+    ) -> None:
+        super().__init__(path, if_exists, (), visible, target_file_bytes)
+
+    def stage_empty(self, epoch: int, schema: pa.Schema) -> tuple[Part, ...]:
+        """JSON lines have no place for a schema: no row, no file."""
+        return ()
 
     def options(self) -> dict[str, object]:
         return {}

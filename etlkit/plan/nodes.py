@@ -17,6 +17,7 @@ from .expr import Expr
 
 JoinHow = Literal["inner", "left", "right", "outer", "semi", "anti"]
 IfExists = Literal["error", "replace", "append"]
+Visible = Literal["end", "checkpoint"]
 JOIN_HOWS: tuple[str, ...] = get_args(JoinHow)
 IF_EXISTS: tuple[str, ...] = get_args(IfExists)
 
