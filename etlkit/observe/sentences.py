@@ -127,6 +127,10 @@ def rows(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "?"
 
 
+def cores(value: Any) -> str:
+    return "no CPU limit" if value is None else f"{value:g} core{'' if value == 1 else 's'}"
+
+
 def _attempt_started(event: _Event) -> Sentence:
     number, limit = event.get("attempt"), event.get("limit_bytes")
     at = f"with {size(limit)} of memory" if limit is not None else "without a memory limit"
@@ -151,15 +155,6 @@ def _planned(event: _Event) -> Sentence:
     return Sentence(f"planned: {', '.join(words)}{f'; {done} splits are done already' if done else ''}")
 
 
-def _stage_finished(event: _Event) -> Sentence:
-    seconds = event.get("seconds")
-    took = f" in {format_seconds(seconds)}" if seconds is not None else ""
-    return Sentence(
-        f"stage {event.get('stage')} is finished{took}: {rows(event.get('rows_in'))} rows in, "
-        f"{rows(event.get('rows_out'))} out"
-    )
-
-
 def _level(event: _Event) -> Sentence:
     level = str(event.get("level"))
     tone = {"calm": Tone.GOOD, "tight": Tone.WARN}.get(level, Tone.BAD)
@@ -175,6 +170,8 @@ def _decision(event: _Event) -> Sentence | None:
             return Sentence(f"slices of {rows(event.get('rows'))} rows from now on{why}")
         case "ReleasePools":
             return Sentence(f"gives freed memory back{why}")
+        case "RequestCpu":
+            return Sentence(f"asks for {cores(event.get('to_cores'))}{why}")
         case "Drain":
             return Sentence(f"starts no more splits{why}", Tone.WARN)
     return None  # asking, withdrawing and leaving have events of their own
@@ -272,6 +269,36 @@ def _record_failed(event: _Event) -> Sentence:
     return Sentence(f"how the attempt ended could not be written down: {event.get('error')}", Tone.BAD)
 
 
+def _first_batch(event: _Event) -> Sentence | None:
+    took = event.get("restart_s")
+    return None if took is None else Sentence(f"back at work, {format_seconds(took)} after SIGTERM", Tone.GOOD)
+
+
+def _leak(event: _Event) -> Sentence:
+    left = event.get("splits_until_full")
+    until = f", enough for {_count(left, 'split')} more" if left is not None else ""
+    return Sentence(f"{size(event.get('grown_bytes') or 0)} have leaked{until}: {event.get('reason')}", Tone.WARN)
+
+
+def _cpu_changed(event: _Event) -> Sentence:
+    return Sentence(
+        f"{cores(event.get('to_cores'))} now, it was {cores(event.get('from_cores'))}; "
+        f"{_count(event.get('workers'), 'worker')}"
+    )
+
+
+def _cpu_resize(event: _Event) -> Sentence | None:
+    if event.get("outcome") == "requested":
+        return None  # the decision said it
+    return Sentence(f"{cores(event.get('to_cores'))}: {event.get('outcome')}, {event.get('message')}", Tone.WARN)
+
+
+def _policy(event: _Event) -> Sentence:
+    if event.get("accepted"):
+        return Sentence(f"the policy is changed: {event.get('message')}", Tone.GOOD)
+    return Sentence(f"the changed policy is not taken, the one before stays: {event.get('message')}", Tone.WARN)
+
+
 def _count(number: Any, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}" if isinstance(number, int) else f"? {noun}s"
 
@@ -279,7 +306,6 @@ def _count(number: Any, noun: str) -> str:
 _TELLERS: Mapping[str, Callable[[_Event], Sentence | None]] = {
     "attempt_started": _attempt_started,
     "planned": _planned,
-    "stage_finished": _stage_finished,
     "level": _level,
     "decision": _decision,
     "checkpoint": _checkpoint,
@@ -292,4 +318,9 @@ _TELLERS: Mapping[str, Callable[[_Event], Sentence | None]] = {
     "container_exited": _container_exited,
     "checkpoint_failed": _checkpoint_failed,
     "record_failed": _record_failed,
+    "first_batch": _first_batch,
+    "leak": _leak,
+    "cpu_changed": _cpu_changed,
+    "cpu_resize": _cpu_resize,
+    "policy": _policy,
 }

@@ -32,7 +32,7 @@ def summarise(state: str | os.PathLike[str]) -> str:
 def lines(story: Mapping[str, Any], seen: Timeline) -> list[str]:
     """What happened, a sentence or two a line."""
     told = [_headline(story, seen), _rows(story)]
-    told += [text for text in (_restarts(story), _memory(story, seen), _checkpoints(story)) if text]
+    told += [text for text in (_restarts(story, seen), _memory(story, seen), _checkpoints(story)) if text]
     if story.get("failure"):
         told.append(f"It failed for good: {story['failure'].get('message')}")
     return told
@@ -57,7 +57,7 @@ def _rows(story: Mapping[str, Any]) -> str:
     )
 
 
-def _restarts(story: Mapping[str, Any]) -> str:
+def _restarts(story: Mapping[str, Any], seen: Timeline) -> str:
     restarts = max(0, len(story["attempts"]) - 1)
     kills = story["oom_kills"]
     killed = f"{kills} OOM kill{'s' if kills != 1 else ''}" if kills else "no OOM kill"
@@ -66,7 +66,11 @@ def _restarts(story: Mapping[str, Any]) -> str:
     repeated = story["rows_repeated"]
     again = f"{repeated:,} rows were read a second time" if repeated else "no row was read a second time"
     share = f" ({100 * repeated / story['rows_in']:.1f} %)" if repeated and story["rows_in"] else ""
-    return f"{restarts} restart{'s' if restarts != 1 else ''}, {killed}; {again}{share}."
+    took = [
+        event["restart_s"] for _, event in seen.marks if event.get("event") == "first_batch" and event.get("restart_s")
+    ]
+    pause = f" (at most {format_seconds(max(took))} from SIGTERM to the next batch)" if took else ""
+    return f"{restarts} restart{'s' if restarts != 1 else ''}{pause}, {killed}; {again}{share}."
 
 
 def _memory(story: Mapping[str, Any], seen: Timeline) -> str:

@@ -131,7 +131,7 @@ def test_every_event_that_the_code_writes_is_documented():
     written = set()
     for path in (REPOSITORY / "etlkit").rglob("*.py"):
         if path.parts[-2] in ("runtime", "node"):
-            written |= set(re.findall(r'emit\(\s*"(\w+)"', path.read_text()))
+            written |= set(re.findall(r'emit\(\s*"(\w+)",', path.read_text()))
     assert {"progress", "checkpoint", "attempt_ended"} <= written
     for name in written:
         assert f"`{name}`" in text, f"docs/events.md does not say what {name} is"
