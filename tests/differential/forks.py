@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SPLIT_BYTES = 48 * 1024
-PARTITION_BYTES = 64 * 1024
+PARTITION_BYTES = 768 * 1024
 PAUSE_S = 0.012
 """After each split of a run that will be killed between two: a checkpoint every 10 ms gets its chance."""
 
