@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from ..checkpoint import RunReader, RunRef, StateDir
 from ..errors import InputError
 from ..io.sink import Part, Sink
+from ..io.source import Segment, Source, Split
 from ..memory.wall import Wall
 from .exchange import ExchangeState, SplitState
 from .reducers import Side
@@ -24,6 +25,8 @@ from .steps import AuthorError, run_steps
 ROUTE_ROWS = 131_072
 """Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker."""
 WRITE_ROOM_BYTES = 4 << 20
+COUNT_BYTES = 256 << 20
+"""So much of a text file is read again to say which rows an author's function was given."""
 PREAGGREGATE_BELOW = 0.3
 """A split is folded before it is partitioned where that leaves less than this share of its rows."""
 
@@ -54,6 +57,8 @@ class Outcome:
     state: SplitState = field(default_factory=SplitState)
     rows_in: int = 0
     rows_out: int = 0
+    last_rows: int = 0
+    """Of the batch that was read last."""
 
 
 @dataclass(slots=True)
@@ -102,7 +107,7 @@ def run_task(
         else:
             _to_sink(task, bench, slice_rows, outcome, seen)
     except AuthorError as error:
-        raise AuthorError(error.name, error.error, _place(task)) from error.error
+        raise AuthorError(error.name, error.error, rows_place(task, outcome)) from error.error
     except pa.ArrowInvalid as error:
         raise InputError(str(error), "mend the input or the expression", place=_place(task)) from error
     return outcome
@@ -127,6 +132,7 @@ def _scan(
 ) -> Iterator[pa.RecordBatch]:
     for batch in scan.source.read(scan.splits[task.scan], scan.columns, scan.predicate, slice_rows):
         outcome.rows_in += batch.num_rows
+        outcome.last_rows = batch.num_rows
         seen(batch.num_rows)
         yield batch
 
@@ -213,6 +219,34 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     table = table.combine_chunks()
     arrays = [column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in table.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+def rows_place(task: Task, outcome: Outcome) -> str:
+    """The file and the rows of it, counted from 0, that were read last: what an author's function was working on."""
+    if not isinstance(task.input, ScanInput):
+        return _place(task)
+    source, split = task.input.source, task.input.splits[task.scan]
+    first = outcome.rows_in - outcome.last_rows  # in the split
+    try:
+        for segment in split.segments:
+            rows = _count_rows(source, split, segment)
+            if first < rows:
+                path = source.inventory()[segment.file].path
+                since = ""
+                if split.rows is None and segment.start > COUNT_BYTES:
+                    since = f", counted from byte {segment.start}"
+                elif segment.start:
+                    first += _count_rows(source, split, Segment(segment.file, 0, segment.start))
+                return f"{path}, rows {first} to {first + outcome.last_rows - 1}{since}"
+            first -= rows
+    except Exception:
+        pass  # the place is a help; what went wrong first is what must be told
+    return _place(task)
+
+
+def _count_rows(source: Source, split: Split, segment: Segment) -> int:
+    piece = replace(split, segments=(segment,))
+    return sum(batch.num_rows for batch in source.read(piece, (), None, ROUTE_ROWS))
 
 
 def _place(task: Task) -> str:
