@@ -17,19 +17,22 @@ from types import ModuleType
 from .. import __version__
 from ..errors import EtlkitError
 from ..exits import Exit
-from ..observe import logs
+from ..observe.logs import configure as configure_logs
 
 VERBS: Mapping[str, str] = {
     "checkpoints": "list, inspect and prune the checkpoints of a state directory, or go back to an earlier one",
     "doctor": "check this place: cgroup, state directory, API server, permissions, policies; and where each setting comes from",
     "lint": "check a manifest: what a cluster would refuse, and what would lose work",
     "local": "run a job as a pod, on this machine: a hard memory limit, resizes, restarts",
+    "logs": "what a Job's containers wrote",
     "manifest": "print the Kubernetes YAML for a job; --platform: what an administrator applies once",
     "plan": "what would run: stages, splits, projected peak memory, the limit it would ask for",
     "report": "one self-contained HTML page about a run",
     "resize": "resize a container or sidecar of a running pod, in place",
     "run": "run a job in this process; resumes what --state holds",
     "show": "what happened: attempts, checkpoints, resizes, restarts, rows in and out, why each",
+    "status": "where a Job stands in its cluster, and what is in its way",
+    "submit": "apply a job's manifest to a cluster, and follow it",
     "verify": "read every byte that the newest checkpoints refer to, and check it",
 }
 """Each verb's one line of help, so that ``etlkit --help`` imports none of them. A test compares it with the modules."""
@@ -45,7 +48,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"etlkit {module.NAME}", description=module.HELP)
     module.add_arguments(parser)
     args = parser.parse_args(arguments[1:])
-    logs.configure()
+    configure_logs()
     return _guarded(module, args)
 
 
