@@ -86,3 +86,15 @@ def growing(src: str, out: str) -> ek.Pipeline:
         .agg(total=ek.sum("l_extendedprice"), lines=ek.count())
         .write_parquet(out)
     )
+
+
+@ek.job
+def stateless(src: str, out: str) -> ek.Pipeline:
+    """Little is kept of much that is read: a long run that writes few bytes."""
+    return (
+        ek.read_parquet(f"{src}/lineitem")
+        .filter(ek.col("l_quantity") < 5)
+        .with_columns(revenue=ek.col("l_extendedprice") * (1 - ek.col("l_discount")))
+        .select("l_orderkey", "l_partkey", "l_shipdate", "l_shipmode", "revenue")
+        .write_parquet(out)
+    )

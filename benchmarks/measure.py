@@ -1,7 +1,9 @@
 """One command, measured: wall, cpu and peak memory of a whole process and its children.
 
-In a real memory cgroup where one can be made, else by ``wait4`` alone. The peak is two numbers: ``rss_bytes``, the largest resident set
-of the process (the same rule everywhere), and ``charged_bytes``, the most that the cgroup was charged, page cache of what it wrote and
+In a real memory cgroup where one can be made, else by ``wait4`` alone. The peak is two numbers: ``rss_bytes``, the
+largest resident set
+of the process (the same rule everywhere), and ``charged_bytes``, the most that the cgroup was charged, page cache of
+what it wrote and
 re-read included. Input files are read into the page cache before each run, outside of the group, so that no one finds a colder disk.
 """
 

@@ -13,7 +13,8 @@ from pathlib import Path
 SORT_COLUMNS = "l_orderkey, l_partkey, l_suppkey, l_linenumber, l_quantity, l_extendedprice, l_shipdate, l_shipmode"
 SQL = {
     "filter_write": "SELECT *, l_extendedprice * (1 - l_discount) AS revenue FROM lineitem WHERE l_quantity < 40",
-    "group_many": "SELECT l_partkey, sum(l_extendedprice * (1 - l_discount)) AS revenue, count(*) AS lines, max(l_extendedprice) AS dearest "
+    "group_many": "SELECT l_partkey, sum(l_extendedprice * (1 - l_discount)) AS revenue, count(*) AS lines, "
+    "max(l_extendedprice) AS dearest "
     "FROM lineitem WHERE l_quantity < 40 GROUP BY l_partkey",
     "group_few": "SELECT l_returnflag, l_linestatus, sum(l_quantity) AS quantity, sum(l_extendedprice * (1 - l_discount)) AS revenue, "
     "avg(l_discount) AS discount, count(*) AS lines FROM lineitem GROUP BY l_returnflag, l_linestatus",

@@ -2,7 +2,8 @@
 
     python -m benchmarks.throughput [--scale 2] [--repeats 5] [--works group_many,…] [--rivals duckdb,polars]
 
-etlkit runs as it always does: a checkpoint every second, exactly-once output, every byte synced. Rounds are interleaved and every other one
+etlkit runs as it always does: a checkpoint every second, exactly-once output, every byte synced. Rounds are
+interleaved and every other one
 runs in reverse order. The sort gives DuckDB the memory limit that the issue names.
 """
 
@@ -60,8 +61,17 @@ def measure_suite(args: argparse.Namespace) -> Result:
     return result
 
 
-def one_run(engine: str, job: str, src: Path, work: Path, threads: int, limit_bytes: int | None = None) -> Measured:
-    """One work by one engine, from nothing; what it wrote is removed."""
+def one_run(
+    engine: str,
+    job: str,
+    src: Path,
+    work: Path,
+    threads: int,
+    limit_bytes: int | None = None,
+    memory: str | None = None,
+    timeout_s: float = 900.0,
+) -> Measured:
+    """One work by one engine, from nothing; what it wrote is removed. ``memory``: what DuckDB is told to keep to."""
     measure.discard(work)
     work.mkdir(parents=True)
     measure.warm(data.files(src, *_TABLES.get(job, ("lineitem",))))
@@ -69,8 +79,9 @@ def one_run(engine: str, job: str, src: Path, work: Path, threads: int, limit_by
         argv = measure.etlkit_run(job, {"src": src, "out": work / "out"}, work / "state", threads=threads)
     else:
         argv = [sys.executable, "-m", "benchmarks.rivals", engine, job, str(src), str(work / "out"), str(threads)]
-        argv += [DUCKDB_MEMORY[job]] if engine == "duckdb" and job in DUCKDB_MEMORY else []
-    found = measure.run(argv, limit_bytes=limit_bytes)
+        memory = memory or DUCKDB_MEMORY.get(job)
+        argv += [memory] if engine == "duckdb" and memory else []
+    found = measure.run(argv, limit_bytes=limit_bytes, timeout_s=timeout_s)
     measure.discard(work)
     if not found.ok and limit_bytes is None:
         raise SystemExit(f"{job} by {engine} failed with {found.exit_code}:\n{found.stderr}")

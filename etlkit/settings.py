@@ -27,7 +27,8 @@ RESIZE_REQUEST = ("follow", "keep")
 class Settings:
     state: str | None = None
     """A folder or a URL. None: ``.etlkit/NAME`` below the current folder."""
-    checkpoint_every_s: float = 1.0
+    checkpoint_every_s: float | None = 1.0
+    """None: no checkpoint by time, only on pressure, at the end of a stage and when the job is interrupted."""
     workers: int | None = None
     """None: as many as the cgroup's CPU quota has cores."""
     max_memory_bytes: int | None = None
@@ -125,6 +126,10 @@ def _positive_seconds(value: object) -> float:
     return seconds
 
 
+def _interval(value: object) -> float | None:
+    return None if value == "none" else _positive_seconds(value)
+
+
 def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in choices:
@@ -136,7 +141,7 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
 
 _KEYS = (
     _Key("state", "state", _text, "a folder or a URL"),
-    _Key("checkpoint_every", "checkpoint_every_s", _positive_seconds, "a duration above zero, such as 500ms, 1s or 2m"),
+    _Key("checkpoint_every", "checkpoint_every_s", _interval, "a duration above zero, such as 500ms, 1s or 2m, or none"),
     _Key("workers", "workers", _count, "a whole number from 1"),
     _Key("max_memory", "max_memory_bytes", _memory, "a quantity such as 512Mi or 2Gi"),
     _Key("max_cpu", "max_cores", _cores, "cores such as 2 or 1500m"),

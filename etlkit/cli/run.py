@@ -21,7 +21,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say what runs and how, shared with the verbs that run it elsewhere."""
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="a parameter of the job")
     parser.add_argument("--state", metavar="DIR", help="where checkpoints go (default: .etlkit/NAME)")
-    parser.add_argument("--checkpoint-every", metavar="T", help="bound on lost work, such as 1s (default)")
+    parser.add_argument("--checkpoint-every", metavar="T", help="bound on lost work, such as 1s (default), or none")
     parser.add_argument("--workers", metavar="N", help="splits at once (default: the CPU quota)")
     parser.add_argument("--max-memory", metavar="SIZE", help="never ask for more memory than this")
     parser.add_argument("--max-cpu", metavar="N", help="ask for up to so many cores while throttled, live")

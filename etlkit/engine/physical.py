@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from ..plan import decimals
 
 Use = Literal["key", "group", "order", "sum", "number", "valid", "carry"]
-"""What for: the keys of a group, values to be counted once, min and max, exact sums, float64 statistics, counting, or passing on untouched."""
+"""What for: the keys of a group, values to be counted once, min and max, exact sums, float64 statistics, counting, or
+passing on untouched."""
 _LONGEST_COUNT = 1 << 16
 
 Convert = Callable[[pa.Array], pa.Array]

@@ -1,0 +1,108 @@
+"""What a kill costs: SIGKILL in the middle, started again, until rows are read again; and how many rows are read twice.
+
+    python -m benchmarks.recovery [--scale 2] [--repeats 5]
+
+Times are taken from the event log: a run's first ``progress`` that has new rows. It is written at each look, so it is
+late by up to 0.1 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import data, measure
+from .results import Result, add_common_arguments, finish, say
+
+NAME = "recovery"
+HELP = "SIGKILL to the first new rows, rows read twice, and process start to the first rows"
+FIRST_ROWS_AT_MOST_S = 0.7
+EVERY_S = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_common_arguments(parser)
+    parser.add_argument("--scale", type=float, default=2.0)
+    parser.add_argument("--repeats", type=int, default=5)
+
+
+def measure_suite(args: argparse.Namespace) -> Result:
+    src = data.tables(Path(args.data), args.scale).resolve()
+    work = Path(args.work).resolve() / NAME
+    result = Result(NAME, {"scale": args.scale, "repeats": args.repeats, "every_s": EVERY_S})
+    fresh, resumed, repeated = [], [], []
+    for _ in range(args.repeats):
+        measure.discard(work)
+        argv = measure.etlkit_run("growing", {"src": src, "out": work / "out"}, work / "state", every=f"{EVERY_S}s")
+        log = work / "state" / "events.jsonl"
+        measure.warm(data.files(src, "lineitem"))
+        process, took_s = _until_rows(argv, log, 0)
+        fresh.append(took_s)
+        _wait(log, process, lambda events: any(one["event"] == "checkpoint" for one in events))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before = _events(log)
+        reached = max((one["rows_in"] for one in before if one["event"] == "progress"), default=0)
+        saved = _shown(work / "state")["rows_in"]
+        process, took_s = _until_rows(argv, log, saved, skip=len(before))
+        resumed.append(took_s)
+        repeated.append(max(0, reached - saved))
+        if process.wait(timeout=600) != 0:
+            raise SystemExit(f"the resumed run ended with {process.returncode}")
+        say(f"first rows {fresh[-1]:.2f} s, resumed {resumed[-1]:.2f} s, {repeated[-1]:,} rows again")
+    measure.discard(work)
+    result.add("process start to first rows", "s", fresh, at_most=FIRST_ROWS_AT_MOST_S)
+    result.add("SIGKILL and started again to first new rows", "s", resumed)
+    result.add("rows read twice", "rows", repeated)
+    return result
+
+
+def _until_rows(argv: list[str], log: Path, rows: int, skip: int = 0) -> tuple[subprocess.Popen[bytes], float]:
+    began_s = time.monotonic()
+    process = subprocess.Popen(argv, env=measure.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait(
+        log,
+        process,
+        lambda events: any(one.get("rows_in", 0) > rows for one in events[skip:] if one["event"] == "progress"),
+    )
+    return process, time.monotonic() - began_s
+
+
+def _wait(log: Path, process: subprocess.Popen[bytes], seen: Callable[[list[dict[str, Any]]], bool]) -> None:
+    while not seen(_events(log)):
+        if process.poll() is not None:
+            raise SystemExit(f"the run ended with {process.returncode} too early: take a larger --scale")
+        time.sleep(0.005)
+
+
+def _events(log: Path) -> list[dict[str, Any]]:
+    if not log.exists():
+        return []
+    return [json.loads(line) for line in log.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _shown(state: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "etlkit", "show", str(state), "--json"]
+    done = subprocess.run(
+        command, env=measure.environment(dict(os.environ)), capture_output=True, text=True, check=True
+    )
+    return dict(json.loads(done.stdout))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=HELP)
+    add_arguments(parser)
+    args = parser.parse_args()
+    return finish(measure_suite(args), args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
