@@ -67,6 +67,12 @@ class Folding:
             else:
                 self.facts[key] = value
 
+    def shows_early(self) -> bool:
+        """Whether a sink that shows its parts at each checkpoint has some."""
+        sinks = self.facts.get("sinks") or []
+        early = {number for number, sink in enumerate(sinks) if sink.get("visible") == "checkpoint"}
+        return any(number in early for stage in self._stages.values() for number, _ in stage.parts.values())
+
     def add_parts(self, stage: int, parts: Iterable[tuple[int, Part]]) -> None:
         self._stages.setdefault(stage, _Stage()).parts.update((part.name, (sink, part)) for sink, part in parts)
 

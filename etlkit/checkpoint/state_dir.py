@@ -182,6 +182,11 @@ class StateDir:
         """
         with self._mutex:
             last = self._standing.last
+            if last is not None and self._standing.folding.shows_early():
+                raise ConfigError(
+                    f'{self._store.location}: parts were shown already (visible="checkpoint"): there is no going back',
+                    "what was seen stays; start a new run instead",
+                )
             if last is None or last.phase in _VISIBLE:
                 raise ConfigError(
                     f"{self._store.location}: the run is {last.phase if last else 'not begun'}: there is no going back",

@@ -192,6 +192,8 @@ class FolderSink(ABC):
             start = self._start()
             if not self._opened:
                 self._open_output(start, {part.final for part in parts}, fence)
+            for part in parts:
+                self._refuse_strangers(part, start["replaces"])
             fence()
             self._note_shown([part.final for part in parts])
             reach("early.listed")
@@ -327,13 +329,19 @@ class FolderSink(ABC):
         if _identity(staged) is None:
             self._check(part, replaces)  # published before a crash, or lost
             return
-        there = _identity(final)
-        if there is not None and there != replaces.get(part.final) and part.final not in self._read_shown():
-            raise self._taken(part.final)
+        self._refuse_strangers(part, replaces)
         fence()
         final.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(final)
         reach("sink.part")
+
+    def _refuse_strangers(self, part: Part, replaces: dict[str, Identity]) -> None:
+        """A file that this run has neither found at its start nor shown itself is another's."""
+        there = _identity(self._out / part.final)
+        if there is None or there == replaces.get(part.final) or part.final in self._read_shown():
+            return
+        if _identity(self._staging / part.name) is not None:
+            raise self._taken(part.final)
 
     def _sync_folders(self, parts: Sequence[Part]) -> None:
         finals_above = {parent for part in parts for parent in (self._out / part.final).parents}
