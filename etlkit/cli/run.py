@@ -59,7 +59,12 @@ def run(args: argparse.Namespace) -> int:
     stream = sys.stdout if settings.progress == "json" else sys.stderr
     result = execute(request, settings, make_renderer(settings.progress, stream))
     if result.exit_code != 0:
-        print(f"interrupted: {result.reason}; the same command goes on", file=sys.stderr)
+        if settings.progress != "json":
+            print(f"interrupted: {result.reason}; the same command goes on", file=sys.stderr)
     elif result.attempts == 0:
         print(f"run {result.run_id} is done already: nothing was touched", file=sys.stderr)
+    elif settings.progress in ("auto", "plain"):
+        from ..observe.summary import summarise
+
+        print(summarise(result.state), file=sys.stderr)
     return result.exit_code
