@@ -227,6 +227,18 @@ def allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> 
     return state, out
 
 
+def short_at_the_end(state: State, event: AllocationFailed, policy: Policy) -> Step:
+    """A split that had begun when the end came is tried once more alone and in smaller slices, while there is time."""
+    why = f"{event.split} did not fit at {event.slice_rows} rows while the process ends"
+    out: list[Instruction] = [ReleasePools(why)]
+    rows = max(policy.min_slice_rows, min(state.slice_rows, event.slice_rows) // 2)
+    if state.workers > policy.min_workers:
+        out.append(SetWorkers(policy.min_workers, why))
+    if rows < state.slice_rows:
+        out.append(SetSliceRows(rows, why))
+    return replace(state, workers=policy.min_workers, slice_rows=min(rows, state.slice_rows)), tuple(out)
+
+
 def _needed_in_all(state: State, event: AllocationFailed) -> int:
     """What one split needs, beside what can't be spilled. It did not fit, so never less than the limit."""
     beside = max(0, state.seen.used_bytes - state.seen.state_bytes) if state.seen is not None else 0

@@ -116,7 +116,7 @@ def _observed(state: State, event: Observed, policy: Policy) -> Step:
 
 def _allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> Step:
     if state.ending is not None:
-        return state, ()  # the split is given up with the others
+        return ladder.short_at_the_end(state, event, policy)
     state, out = ladder.allocation_failed(state, event, policy)
     for more_of in (_ask_at_once, lambda s, p: ending.give_up(s, event, p)):
         state, more = more_of(state, policy)

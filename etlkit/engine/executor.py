@@ -149,6 +149,8 @@ class Executor:
         self._pending: deque[Task] = deque()
         self._running: dict[str, Task] = {}
         self._tries: dict[str, int] = {}
+        self._short: set[str] = set()
+        """Splits that the wall stopped: they had begun, so a drain lets them try again."""
         self._held = False
         self._draining = False
         self._idle_said = False
@@ -316,10 +318,11 @@ class Executor:
             while True:
                 if self._closed:
                     return None
-                if self._draining and not self._running and not self._idle_said:
+                again = self._draining and self._begun_before()
+                if self._draining and not self._running and not again and not self._idle_said:
                     self._idle_said = True
                     self._post(Idle())
-                ready = self._pending and not self._held and not self._draining
+                ready = self._pending and not self._held and (again or not self._draining)
                 if ready and len(self._running) < self._workers:
                     task = self._pending[0]
                     if self._admit(task):
@@ -327,6 +330,10 @@ class Executor:
                         self._running[str(task)] = task
                         return task
                 self._wake.wait(1.0)
+
+    def _begun_before(self) -> bool:
+        """The next split is one that ran out of memory; there is time to try it in smaller slices."""
+        return bool(self._pending) and str(self._pending[0]) in self._short and not self.bench.giving_up.is_set()
 
     def _admit(self, task: Task) -> bool:
         needed = split_demand_bytes(task, self._slice_rows, self.bench.runs)
@@ -363,6 +370,7 @@ class Executor:
             self._rows_seen -= outcome.rows_in
             self._stage_done += 1
             self._tries.pop(str(task), None)
+            self._short.discard(str(task))
             self._release(task)
         self._say_if_complete()
 
@@ -381,6 +389,8 @@ class Executor:
             self.bench.wall.give_way()
         with self._wake:
             tries = self._tries[str(task)] = self._tries.get(str(task), 0) + 1
+            if short:
+                self._short.add(str(task))
             self._pending.appendleft(task)
             self._rows_seen = 0
             self._held = self._held or not isinstance(error, GivenUp)
@@ -462,6 +472,8 @@ class Executor:
     def give_up(self) -> None:
         """Stop running splits at their next batch; they leave nothing."""
         self.bench.giving_up.set()
+        with self._wake:
+            self._wake.notify_all()
 
     def close(self) -> None:
         self.give_up()

@@ -36,6 +36,8 @@ LEDGER_SHARE = 0.92
 RISK, BACK_OFF_S = 0.2, 10.0
 """Going on below what is forecast may end in a kill all the same (an author's function, native code, a sidecar): one time in
 five is a judgement, and the back-off after a kill is the kubelet's (F13)."""
+LONG_SPLIT_S = 5.0
+"""From here on a stage without a finished split has long ones, and not only just begun."""
 SPLITS_TO_TRUST = 8
 """Until so many splits were measured, the estimate from metadata stands as it is."""
 LEAST_FACTOR, MOST_FACTOR = 0.4, 4.0
@@ -68,6 +70,7 @@ class Gauge:
     _paces: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=240))
     """Splits done, over the last looks at this stage."""
     _stage: int = -1
+    _stage_began_s: float = 0.0
     _flight: tuple[int, int] = (0, 0)
     """Reserved and allocated by running splits, at their most since a split was last learned from."""
     _learned_at: int = 0
@@ -90,7 +93,7 @@ class Gauge:
         if capacity != self.ledger.capacity_bytes:
             self.ledger.resize(capacity)
         if figures.stage != self._stage:
-            self._stage = figures.stage
+            self._stage, self._stage_began_s = figures.stage, at_s
             self._rates.clear()
             self._paces.clear()
         self._rates.append((at_s, figures.rows_in))
@@ -222,8 +225,13 @@ class Gauge:
         rate = self.rows_per_s()
         if rate and figures.rows_total is not None and figures.rows_total > figures.rows_in:
             return (figures.rows_total - figures.rows_in) / rate
+        left = max(0, figures.splits_total - figures.splits_done)
         pace = _rate(self._paces)
-        return max(0, figures.splits_total - figures.splits_done) / pace if pace else None
+        if pace:
+            return left / pace
+        # None of this stage's splits is done yet: those that wait will take as long as these have already, at the least.
+        elapsed_s = self._last_s - self._stage_began_s
+        return elapsed_s * max(0, left - self.workers) / self.workers if elapsed_s >= LONG_SPLIT_S else None
 
 
 def _rate(points: deque[tuple[float, int]]) -> float:

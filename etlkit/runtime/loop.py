@@ -239,12 +239,12 @@ class Loop:
             and landed(int(ours["to_bytes"]), limit_bytes)
             and not landed(int(ours["to_bytes"]), self._limit_bytes)
         )
-        self.emit("limit_changed", from_bytes=self._limit_bytes, to_bytes=limit_bytes, asked=asked)
-        self._limit_bytes = limit_bytes
-        self.opened.attempts[-1]["limit_bytes"] = limit_bytes
-        self._step(events.LimitChanged(now_s(), limit_bytes))
+        before, self._limit_bytes = self._limit_bytes, limit_bytes
         if asked:
             self._note_size()
+        self.emit("limit_changed", from_bytes=before, to_bytes=limit_bytes, asked=asked)
+        self.opened.attempts[-1]["limit_bytes"] = limit_bytes
+        self._step(events.LimitChanged(now_s(), limit_bytes))
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -470,11 +470,11 @@ class Loop:
         self._write_note(known)
 
     def _note_size(self) -> None:
-        """A larger limit is in force that we asked for: a pod that replaces this one must know, however this one ends."""
-        size = learned.right_size(self._resizes, self._limit_bytes, 0, self.policy, done=False)
-        if size is None or not any(one["outcome"] == str(events.ResizeOutcome.ACTUATED) for one in self._resizes):
-            return
+        """A limit is in force that we asked for: a pod that replaces this one must know, however this one ends."""
         resume = learned.resume_size(self._resizes)
+        if resume is None or not landed(resume, self._limit_bytes):
+            return
+        size = learned.right_size(self._resizes, self._limit_bytes, 0, self.policy, done=False)
         record = replace(self.opened.learned, limit_bytes=size, resume_bytes=resume, target=self.request.target)
         self._write_note(learned.remember(self.opened.snapshot.facts, self.request.job, record))
 
