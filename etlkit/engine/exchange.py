@@ -214,6 +214,10 @@ def fold_raw(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:
 def drain_cell(combiner: Combiner, cell: Cell) -> pa.Table | None:
     """All of one cell as one table of partials, for the writer. The cell keeps its rows until the commit."""
     with cell.lock:
+        if not combiner.foldable:
+            # One chunk: hundreds of short ones cost the writer, and whoever reads them again, more than this copy.
+            rows = pa.Table.from_batches(cell.raw, combiner.raw_schema) if cell.raw else None
+            return None if rows is None else rows.combine_chunks()
         tables = list(cell.partials)
         if cell.raw:
             folded = fold_raw(combiner, cell.raw)

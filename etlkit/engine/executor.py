@@ -33,6 +33,8 @@ FEED_WAIT_S = 0.5
 SMALL_BYTES = 1 << 20
 """State of less than this is reduced in one split, to one part."""
 PARTITIONS_A_SPLIT = 8
+ROWS_HELD_BYTES = 48 << 20
+"""Rows of a join or a sort in memory before they are written."""
 STATE = "state"
 """The ledger's name for rows between stages."""
 
@@ -337,7 +339,15 @@ class Executor:
 
     def _admit(self, task: Task) -> bool:
         needed = split_demand_bytes(task, self._slice_rows, self.bench.runs)
-        state = self._exchange.bytes if self._exchange is not None else 0
+        exchange = self._exchange
+        state = exchange.bytes if exchange is not None else 0
+        if (
+            exchange is not None
+            and not exchange.combiner.foldable
+            and self._room_wanted
+            and state >= 2 * ROWS_HELD_BYTES
+        ):
+            return False  # the disk is slower than the workers: they wait for the commit
         if self._ledger.try_reserve(str(task), needed):
             return True
         if state and not self._room_wanted:
@@ -408,7 +418,10 @@ class Executor:
     def _maybe_sweep(self) -> None:
         """Fold what has come in, once it is more than a share of the room there is; all of it when there is nothing else to do."""
         exchange = self._exchange
-        if exchange is None or not exchange.combiner.foldable:
+        if exchange is None:
+            return
+        if not exchange.combiner.foldable:
+            self._let_rows_go(exchange)
             return
         if self._pending and exchange.raw_bytes < self._fold_bytes():
             return
@@ -423,6 +436,14 @@ class Executor:
         with self._wake:
             self._account()
             self._wake.notify_all()
+
+    def _let_rows_go(self, exchange: ExchangeState) -> None:
+        """Whole rows only grow: they are written as they come, rather than held until somebody needs the memory."""
+        with self._lock:
+            due = exchange.raw_bytes >= ROWS_HELD_BYTES and not self._room_wanted and self._pending
+            self._room_wanted = self._room_wanted or bool(due)
+        if due:
+            self._post(RoomWanted(0, exchange.bytes))
 
     def _fold_bytes(self) -> int:
         """How much unfolded state to gather: folding rarely is faster, and takes memory. It follows the ledger's room."""

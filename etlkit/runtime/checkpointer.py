@@ -36,6 +36,10 @@ from ..memory.allocation import is_allocation_failure
 from .opening import parts_of
 
 
+FAN_IN, FAN_IN_OF_ROWS = 8, 64
+"""Runs that are merged into one. Merging makes groups fewer; whole rows it only writes again, to have fewer files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One checkpoint to write. ``facts`` are committed with it; ``then`` runs right after the commit."""
@@ -222,7 +226,7 @@ class Checkpointer:
         stage = self._snapshot().stages.get(capture.stage)
         if stage is None or not isinstance(output, ExchangeOutput) or capture.complete:
             return (), ()
-        chosen = choose_compaction(stage.runs)
+        chosen = choose_compaction(stage.runs, FAN_IN if output.combiner.foldable else FAN_IN_OF_ROWS)
         if not chosen:
             return (), ()
         merged = compact(self._state_dir, chosen, lambda _, table: output.combiner.merge(table))
