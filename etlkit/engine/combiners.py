@@ -1,7 +1,7 @@
 """What travels through an exchange, and what makes it smaller on the way.
 
 The aggregate plan (``aggregate.py``) folds raw rows to partial states. ``Rows`` keeps rows as they are, for joins and sorts.
-``FirstRows`` keeps the first of each partition by input position, for a limit.
+``FirstRows`` keeps the first of each partition, by input position for a limit, by the keys of a sort for a limit after it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .ordering import order_of
 from .physical import count_up
 
 POSITION = "__position"
@@ -72,10 +73,12 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class FirstRows:
-    """The first ``rows`` rows of a partition, by position."""
+    """The first ``rows`` rows of a partition: by its keys, which are its first columns, then by position."""
 
     inner: Rows
     rows: int
+    descending: tuple[bool, ...] = ()
+    """One for each key; without a key the position alone counts."""
     foldable: bool = True
 
     @property
@@ -86,11 +89,16 @@ class FirstRows:
     def partial_schema(self) -> pa.Schema:
         return self.inner.raw_schema
 
+    @property
+    def by_position(self) -> bool:
+        return not self.descending
+
     def prepare(self, batch: pa.RecordBatch, position: int) -> pa.RecordBatch:
         return self.inner.prepare(batch, position)
 
     def fold(self, raw: pa.Table) -> pa.Table:
-        return raw.take(pc.sort_indices(raw[POSITION])[: self.rows])
+        by = [*raw.columns[: len(self.descending)], raw[POSITION]]
+        return raw.take(order_of(by, (*self.descending, False))[: self.rows])
 
     def merge(self, partials: pa.Table) -> pa.Table:
         return self.fold(partials)

@@ -1,8 +1,9 @@
 """Joins of one partition: the right side in memory, the left side streamed past it in chunks.
 
 Only keys and row numbers go through pyarrow's hash join; payload of any type is taken by row number afterwards. So a hot key of the
-left side is spread over chunks, and memory is the right side's partition and one chunk. Null keys meet nobody. Covers
-inner, left, right, outer, semi and anti.
+left side is spread over chunks. A partition of the right that is larger than one block is taken block by block, the left streamed past
+each, so that a hot key of the right costs time and not memory. Null keys meet nobody; NaN meets NaN. Covers inner, left,
+right, outer, semi and anti.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import pyarrow.compute as pc
 
 from ..errors import PlanError
 from ..plan.nodes import JoinHow
-from .physical import count_up
+from .physical import count_up, normal_floats
 from .reducers import Side
 
 CHUNK_ROWS = 262_144
+OUT_ROWS = 262_144
+BLOCK_BYTES = 32 << 20
+"""Of the right side of a partition at once. A constant: the rows that a later step sees must not depend on memory."""
 _LEFT, _RIGHT = "__left", "__right"
-_ARROW_HOW = {"inner": "inner", "left": "left outer", "right": "inner", "outer": "left outer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class JoinReducer:
     left: pa.Schema
     """As stored: keys first."""
     right: pa.Schema
-    keys: int
+    keys: tuple[tuple[str, str, pa.DataType], ...]
     how: JoinHow
     columns: tuple[tuple[int, str, str], ...]
     """Of the result: (0 left, 1 right, 2 key of either), stored name, name."""
@@ -36,27 +39,70 @@ class JoinReducer:
     even_if_empty: bool = False
 
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
-        right = pa.Table.from_batches(sides[1](), self.right).combine_chunks()
-        build = _keys(right, self.keys, _RIGHT)
-        met = None
+        if self.how in ("semi", "anti"):
+            yield from self._half(sides)
+            return
+        met: list[pa.Array] = []
+        blocks = _blocks(sides[1](), self.right)
+        block: pa.Table | None = next(blocks)
+        following = next(blocks, None)
+        if following is None:
+            yield from self._block(sides[0], block, "left outer" if self.how in ("left", "outer") else "inner", met)
+            return
+        while block is not None:
+            yield from self._block(sides[0], block, "inner", met)
+            block, following = following, next(blocks, None)
+        if self.how in ("left", "outer"):
+            yield from self._left_alone(sides[0], met)
+
+    def _kinds(self) -> list[pa.DataType]:
+        return [kind for _, _, kind in self.keys]
+
+    def _half(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
+        """semi and anti: each key of the right once is all that is held."""
+        build: pa.Table | None = None
+        for chunk in _chunks(sides[1](), self.right):
+            keys = _keys(chunk, self._kinds(), _RIGHT).drop_columns([_RIGHT])
+            both = keys if build is None else pa.concat_tables([build, keys])
+            build = both.group_by(keys.column_names, use_threads=False).aggregate([])
         for chunk in _chunks(sides[0](), self.left):
-            probe = _keys(chunk, self.keys, _LEFT)
-            if self.how in ("semi", "anti"):
-                kept = probe.join(build, probe.column_names[:-1], join_type=f"left {self.how}", use_threads=False)
-                yield from self._rows(chunk.take(_in_order(kept[_LEFT])), None)
+            if build is None:
+                if self.how == "anti":
+                    yield from self._rows(chunk, None)
                 continue
-            pairs = probe.join(build, probe.column_names[:-1], join_type=_ARROW_HOW[self.how], use_threads=False)
-            order = pc.sort_indices(pairs, sort_keys=[(_LEFT, "ascending"), (_RIGHT, "ascending")])
-            pairs = pairs.take(order)
+            probe = _keys(chunk, self._kinds(), _LEFT)
+            kept = probe.join(build, build.column_names, join_type=f"left {self.how}", use_threads=False)
+            yield from self._rows(chunk.take(_in_order(kept[_LEFT])), None)
+
+    def _block(self, left: Side, right: pa.Table, how: str, met: list[pa.Array]) -> Iterator[pa.RecordBatch]:
+        """All of the left past one block of the right. ``met``: numbers of left rows that found somebody, added to."""
+        build = _keys(right, self._kinds(), _RIGHT)
+        found: list[pa.Array] = []
+        start = 0
+        for chunk in _chunks(left(), self.left):
+            probe = _keys(chunk, self._kinds(), _LEFT)
+            pairs = probe.join(build, probe.column_names[:-1], join_type=how, use_threads=False)
+            pairs = pairs.take(pc.sort_indices(pairs, sort_keys=[(_LEFT, "ascending"), (_RIGHT, "ascending")]))
             if self.how in ("right", "outer"):
-                seen = pc.unique(pairs[_RIGHT].drop_null())
-                met = seen if met is None else pc.unique(pa.concat_arrays([_array(met), _array(seen)]))
-            yield from self._rows(chunk.take(pairs[_LEFT]), right.take(pairs[_RIGHT]))
+                found.append(_array(pc.unique(pairs[_RIGHT].drop_null())))
+            if self.how in ("left", "outer") and how == "inner":
+                met.append(_array(pc.add(pc.unique(pairs[_LEFT]), start)))
+            start += chunk.num_rows
+            for at in range(0, pairs.num_rows, OUT_ROWS):
+                some = pairs.slice(at, OUT_ROWS)
+                yield from self._rows(chunk.take(some[_LEFT]), right.take(some[_RIGHT]))
         if self.how in ("right", "outer"):
-            everyone = count_up(right.num_rows)
-            alone = everyone if met is None else everyone.filter(pc.invert(pc.is_in(everyone, _array(met))))
+            alone = _without(count_up(right.num_rows), found)
             if len(alone):
                 yield from self._rows(None, right.take(alone))
+
+    def _left_alone(self, left: Side, met: list[pa.Array]) -> Iterator[pa.RecordBatch]:
+        start = 0
+        for chunk in _chunks(left(), self.left):
+            alone = _without(pc.add(count_up(chunk.num_rows), start), met)
+            if len(alone):
+                yield from self._rows(chunk.take(pc.subtract(alone, start)), None)
+            start += chunk.num_rows
 
     def _rows(self, left: pa.Table | None, right: pa.Table | None) -> Iterator[pa.RecordBatch]:
         some = left if left is not None else right
@@ -68,31 +114,63 @@ class JoinReducer:
                 arrays.append(pa.chunked_array([pa.nulls(some.num_rows, field.type)]))
                 continue
             if side == 2 and left is None:
-                stored = self.right.names[self.left.names.index(stored)]
+                stored = self.right.names[self.left.names.index(stored)]  # keys stand first on both sides
             column = table[stored]
             arrays.append(column if column.type == field.type else column.cast(field.type))
         yield from pa.table(arrays, schema=self.schema).combine_chunks().to_batches()
 
 
+@dataclass(frozen=True, slots=True)
+class JoinShape:
+    """Which columns a join gives: the keys, the left's other columns, then the right's without its keys."""
+
+    keys: tuple[tuple[str, str, pa.DataType], ...]
+    """Left name, right name, and the type in which values of both can be equal."""
+    columns: tuple[tuple[int, str, str], ...]
+    schema: pa.Schema
+
+    def needed(self, wanted: Sequence[str]) -> tuple[set[str], set[str]]:
+        """Of the left and of the right."""
+        left, right = {key[0] for key in self.keys}, {key[1] for key in self.keys}
+        for side, stored, name in self.columns:
+            if name in wanted:
+                (right if side == 1 else left).add(stored)
+        return left, right
+
+    def cut(
+        self, wanted: Sequence[str], left: pa.Schema, right: pa.Schema
+    ) -> tuple[tuple[tuple[int, str, str], ...], pa.Schema]:
+        """The wanted columns and their schema, in the types that the sides are stored in."""
+        columns = tuple(column for column in self.columns if column[2] in wanted)
+        fields = [
+            field if side == 2 else field.with_type((left, right)[side].field(stored).type)
+            for (side, stored, _), field in zip(columns, (self.schema.field(c[2]) for c in columns), strict=True)
+        ]
+        return columns, pa.schema(fields)
+
+
 def plan_join(
     left: pa.Schema, right: pa.Schema, left_on: Sequence[str], right_on: Sequence[str], how: JoinHow, suffix: str
-) -> tuple[tuple[tuple[int, str, str], ...], pa.Schema]:
-    """The result's columns: the keys of the left, its other columns, then the right's without its keys.
-
-    A right column whose name is taken gets ``suffix``. Errors: PlanError for keys of types that do not meet.
-    """
+) -> JoinShape:
+    """A right column whose name is taken gets ``suffix``. Errors: PlanError for keys of types that do not meet."""
+    keys: list[tuple[str, str, pa.DataType]] = []
     for mine, theirs in zip(left_on, right_on, strict=True):
         a, b = left.field(mine).type, right.field(theirs).type
-        if not _meets(a, b):
+        common = _common_type(_value(a), _value(b))
+        if common is None:
             raise PlanError(
                 f"join: '{mine}' is {a} and '{theirs}' is {b}", "cast one of them, so that values can be equal"
             )
+        keys.append((mine, theirs, common))
+    loose = how in ("right", "outer")
+    wide = {
+        mine: common for mine, theirs, common in keys if loose and left.field(mine).type != right.field(theirs).type
+    }
     columns: list[tuple[int, str, str]] = []
     fields: list[pa.Field] = []
-    loose = how in ("right", "outer")
     for field in left:
         columns.append((2 if field.name in left_on else 0, field.name, field.name))
-        fields.append(field.with_nullable(field.nullable or loose))
+        fields.append(field.with_nullable(field.nullable or loose).with_type(wide.get(field.name, field.type)))
     if how not in ("semi", "anti"):
         taken = set(left.names)
         for field in right:
@@ -104,48 +182,51 @@ def plan_join(
             taken.add(name)
             columns.append((1, field.name, name))
             fields.append(field.with_name(name).with_nullable(field.nullable or how in ("left", "outer")))
-    return tuple(columns), pa.schema(fields)
+    return JoinShape(tuple(keys), tuple(columns), pa.schema(fields))
 
 
-def _meets(a: pa.DataType, b: pa.DataType) -> bool:
-    a, b = _value(a), _value(b)
-    texts = (pa.types.is_string, pa.types.is_large_string)
-    if any(test(a) for test in texts):
-        return any(test(b) for test in texts)
+def _common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """In which values of both types are equal exactly if they mean the same; None if they cannot meet."""
+    texts, bytes_ = (pa.types.is_string, pa.types.is_large_string), (pa.types.is_binary, pa.types.is_large_binary)
+    for same in (texts, bytes_):
+        if any(test(a) for test in same) and any(test(b) for test in same):
+            return a if a == b else pa.large_string() if same is texts else pa.large_binary()
+    if pa.types.is_integer(a) and pa.types.is_integer(b):
+        if a == b:
+            return a
+        if pa.types.is_uint64(a) or pa.types.is_uint64(b):
+            signed = pa.types.is_signed_integer(a) or pa.types.is_signed_integer(b)
+            return pa.decimal128(20, 0) if signed else pa.uint64()
+        return pa.int64()
+    if pa.types.is_floating(a) and pa.types.is_floating(b):
+        return pa.float32() if a == b == pa.float16() else a if a == b else pa.float64()
     if pa.types.is_decimal(a) and pa.types.is_decimal(b):
-        return bool(a.scale == b.scale)
-    return bool(
-        a == b
-        or (pa.types.is_integer(a) and pa.types.is_integer(b))
-        or (pa.types.is_floating(a) and pa.types.is_floating(b))
-    )
+        if a.scale != b.scale:
+            return None
+        wide = pa.decimal256 if max(a.precision, b.precision) > 38 else pa.decimal128
+        return wide(max(a.precision, b.precision), a.scale)
+    if pa.types.is_nested(a) or pa.types.is_null(a):
+        return None
+    return a if a == b else None
 
 
 def _value(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _keys(table: pa.Table, keys: int, number: str) -> pa.Table:
+def _keys(table: pa.Table, kinds: Sequence[pa.DataType], number: str) -> pa.Table:
     """The keys in one form for both sides, and the row's number."""
-    arrays = [_common(table.column(index)) for index in range(keys)]
-    names = [f"k{index}" for index in range(keys)]
+    arrays = [_common(table.column(index), kind) for index, kind in enumerate(kinds)]
+    names = [f"k{index}" for index in range(len(kinds))]
     return pa.table([*arrays, count_up(table.num_rows)], names=[*names, number])
 
 
-def _common(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = _value(column.type)
-    if kind != column.type:
+def _common(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type != kind:
         column = column.cast(kind)
-    if pa.types.is_large_string(kind):
-        return column.cast(pa.string())
-    if pa.types.is_unsigned_integer(kind) and kind.bit_width == 64:
-        return column
-    if pa.types.is_integer(kind):
-        return column.cast(pa.int64())
     if pa.types.is_floating(kind):
-        return column.cast(pa.float64())
-    if pa.types.is_decimal128(kind):
-        return column.cast(pa.decimal128(38, kind.scale))
+        # One bit pattern for zero and one for NaN: they are joined by their bits.
+        column = pa.chunked_array([normal_floats(chunk) for chunk in column.chunks], kind)
     return column
 
 
@@ -160,6 +241,26 @@ def _chunks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
             gathered, rows = [], 0
     if gathered:
         yield pa.Table.from_batches(gathered, schema)
+
+
+def _blocks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The right side in pieces that can be held: usually one, also if it is empty. Rows of one key are cut here too, which no
+    hash can part."""
+    gathered: list[pa.RecordBatch] = []
+    held = 0
+    for batch in batches:
+        if held >= BLOCK_BYTES:
+            yield pa.Table.from_batches(gathered, schema).combine_chunks()
+            gathered, held = [], 0
+        gathered.append(batch)
+        held += batch.nbytes
+    yield pa.Table.from_batches(gathered, schema).combine_chunks()
+
+
+def _without(numbers: pa.Array, met: Sequence[pa.Array]) -> pa.Array:
+    if not met:
+        return numbers
+    return numbers.filter(pc.invert(pc.is_in(numbers, pa.concat_arrays(met))))
 
 
 def _in_order(numbers: pa.ChunkedArray) -> pa.Array:

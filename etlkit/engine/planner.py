@@ -7,7 +7,7 @@ inputs, no rows. The result is deterministic: the same job over the same files g
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from .reducers import Groups, Reducer, Sorted
 from .routing import ByHash, ByRange, ToOne
 from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
 from .steps import ExplodeOp, FilterOp, MapOp, Op, PlainStep, ProjectOp, Step, bind_ops, needed_before
-from .widths import row_bytes
+from .widths import row_bytes, value_bytes
 
 SINK_SPLIT_BYTES = 32 * 1024 * 1024
 """Encoded input bytes of a split whose rows go to a sink: one split is one part."""
@@ -42,16 +42,30 @@ MIN_PARTITIONS, MAX_PARTITIONS = 8, 512
 
 
 @dataclass(frozen=True, slots=True)
-class _Stream:
-    """A row stream while lowering: a source or an exchange, and the ops on it so far."""
+class _Met:
+    """Rows that met in an exchange: the stages that filled it, and what becomes of a partition."""
 
-    source: Source | None
-    exchange: tuple[tuple[int, ...], Reducer] | None
+    stages: tuple[int, ...]
+    reducer: Reducer
+    seen: pa.Schema
+    """What the reducer gives to the author's eyes, where strings are strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A row stream while lowering: where its rows come from, and the ops on it so far."""
+
+    begin: Source | Callable[[Sequence[str] | None], _Met]
+    """A source, or the stages below, which are made once it is known which columns are wanted of them (None: all)."""
+    begun: pa.Schema
+    """Of all columns at the beginning."""
     ops: tuple[Op, ...]
     schema: pa.Schema
     """After ``ops``."""
-    met: pa.Schema | None = None
-    """Of an exchange: what its reducer gives to the author's eyes, where strings are strings."""
+
+    @property
+    def source(self) -> Source | None:
+        return None if callable(self.begin) else self.begin
 
 
 @dataclass(slots=True)
@@ -93,7 +107,7 @@ class _Lowering:
         if isinstance(source, Growing):
             recall(source, len(self.sources), self.facts)
         self.sources.append(source)
-        return _Stream(source, None, (), source.schema)
+        return _Stream(source, source.schema, (), source.schema)
 
     def _union(self, several: Sequence[Sequence[_Stream]]) -> list[_Stream]:
         streams = [stream for streams in several for stream in streams]
@@ -166,13 +180,19 @@ class _Lowering:
         schema = streams[0].schema
         self._known(keys, schema.names, "group_by")
         full = plan_aggregates(keys, aggregates, schema)
-        wanted = sorted(set().union(*(expr.columns() for _, expr in full.inputs)), key=schema.names.index)
-        inputs = self._inputs(streams, wanted, EXCHANGE_SPLIT_BYTES, encoded=True)
-        combiner = plan_aggregates(keys, aggregates, inputs[0].schema)
-        partitions = self._partitions(inputs, combiner.raw_schema) if keys else 1
-        output = ExchangeOutput(combiner, ByHash(len(keys)), partitions, _groups_at_most(streams, keys))
-        index = self._stage("group", inputs, output, combiner.partial_schema)
-        return _Stream(None, ((index,), Groups(combiner)), (), combiner.schema)
+
+        def build(wanted: Sequence[str] | None) -> _Met:
+            asked = {name: one for name, one in aggregates.items() if wanted is None or name in wanted}
+            private = plan_aggregates(keys, asked, schema)
+            needed = sorted(set().union(*(expr.columns() for _, expr in private.inputs)), key=schema.names.index)
+            inputs = self._inputs(streams, needed, EXCHANGE_SPLIT_BYTES, encoded=True)
+            combiner = plan_aggregates(keys, asked, inputs[0].schema)
+            partitions = self._partitions(inputs, combiner.raw_schema) if keys else 1
+            output = ExchangeOutput(combiner, ByHash(len(keys)), partitions, _groups_at_most(streams, keys))
+            index = self._stage("group", inputs, output, combiner.partial_schema)
+            return _Met((index,), Groups(combiner), combiner.schema)
+
+        return _Stream(build, full.schema, (), full.schema)
 
     def _distinct(self, streams: list[_Stream], keys: tuple[str, ...]) -> _Stream:
         """A group-by of the keys that keeps the first of every other column."""
@@ -184,28 +204,46 @@ class _Lowering:
 
     def _limit(self, streams: list[_Stream], rows: int) -> _Stream:
         """Each split keeps its first rows, one partition keeps the first of those, by position."""
-        inputs = [self._input(stream, None, EXCHANGE_SPLIT_BYTES) for stream in streams]
-        schema = inputs[0].schema
-        stored = rows_of(schema, (), positioned=True)
-        output = ExchangeOutput(FirstRows(stored, rows), ToOne(), 1)
-        index = self._stage("limit", inputs, output, stored.raw_schema)
-        return _Stream(None, ((index,), Sorted(stored.raw_schema, schema, (), (), rows)), (), schema)
+        return self._in_order(streams, "limit", (), (), rows)
 
     def _sort(
         self, streams: list[_Stream], keys: tuple[str, ...], descending: tuple[bool, ...], limit: int | None = None
     ) -> _Stream:
-        """Ranges of the first key, each sorted by all of them; with a limit, one range that keeps the first rows."""
+        """Ranges of the keys, each sorted by all of them; with a limit, one range that keeps the first rows."""
         self._known(keys, streams[0].schema.names, "sort")
-        inputs = self._inputs(streams, None, EXCHANGE_SPLIT_BYTES, encoded=True, but=keys)
-        met, schema = streams[0].schema, inputs[0].schema
-        stored = rows_of(schema, keys, positioned=True)
-        if limit is not None:
-            output = ExchangeOutput(stored, ToOne(), 1)
-        else:
-            partitions = self._partitions(inputs, stored.raw_schema)
-            output = ExchangeOutput(stored, ByRange(descending[0]), partitions)
-        index = self._stage("sort", inputs, output, stored.raw_schema)
-        return _Stream(None, ((index,), Sorted(stored.raw_schema, schema, keys, descending, limit)), (), met, met)
+        for key in keys:
+            kind = streams[0].schema.field(key).type
+            if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+                raise PlanError(f"sort: '{key}' is {kind}, which has no order", "sort by one of its parts, or cast it")
+        return self._in_order(streams, "sort", keys, descending, limit)
+
+    def _in_order(
+        self,
+        streams: list[_Stream],
+        kind: str,
+        keys: tuple[str, ...],
+        descending: tuple[bool, ...],
+        limit: int | None,
+    ) -> _Stream:
+        full = streams[0].schema
+
+        def build(wanted: Sequence[str] | None) -> _Met:
+            out = _at_least_one(full, full.names if wanted is None else wanted)
+            kept = [name for name in full.names if name in out or name in keys]
+            inputs = self._inputs(streams, kept, EXCHANGE_SPLIT_BYTES, encoded=bool(keys), but=keys)
+            schema = inputs[0].schema
+            stored = rows_of(schema, keys, positioned=True)
+            if limit is None:
+                ranges = self._partitions(inputs, stored.raw_schema)
+                output = ExchangeOutput(stored, ByRange(descending), ranges)
+            else:
+                output = ExchangeOutput(FirstRows(stored, limit, descending), ToOne(), 1)
+            index = self._stage(kind, inputs, output, stored.raw_schema)
+            given = pa.schema([schema.field(name) for name in out])
+            reducer = Sorted(stored.raw_schema, given, keys, descending, limit)
+            return _Met((index,), reducer, pa.schema([full.field(name) for name in out]))
+
+        return _Stream(build, full, (), full)
 
     def _join(self, node: nodes.Join) -> _Stream:
         """Both sides cut by the same hash; a partition of the right is held while the left streams past it."""
@@ -213,21 +251,29 @@ class _Lowering:
         both = (node.left_on, node.right_on)
         for streams, on in zip(sides, both, strict=True):
             self._known(on, streams[0].schema.names, "join")
-        inputs = [
-            self._inputs(streams, None, EXCHANGE_SPLIT_BYTES, encoded=True, but=on)
-            for streams, on in zip(sides, both, strict=True)
-        ]
-        stored = [rows_of(several[0].schema, on, positioned=False) for several, on in zip(inputs, both, strict=True)]
-        partitions = max(self._partitions(i, s.raw_schema) for i, s in zip(inputs, stored, strict=True))
-        indices = tuple(
-            self._stage(f"join {side}", several, ExchangeOutput(kept, ByHash(len(on)), partitions), kept.raw_schema)
-            for side, several, kept, on in zip(("left", "right"), inputs, stored, both, strict=True)
-        )
-        left, right = (several[0].schema for several in inputs)
-        columns, schema = plan_join(left, right, *both, node.how, node.suffix)
-        met = plan_join(sides[0][0].schema, sides[1][0].schema, *both, node.how, node.suffix)[1]
-        reducer = JoinReducer(stored[0].raw_schema, stored[1].raw_schema, len(node.left_on), node.how, columns, schema)
-        return _Stream(None, (indices, reducer), (), met, met)
+        full = [streams[0].schema for streams in sides]
+        shape = plan_join(full[0], full[1], *both, node.how, node.suffix)
+
+        def build(wanted: Sequence[str] | None) -> _Met:
+            out = _at_least_one(shape.schema, shape.schema.names if wanted is None else wanted)
+            needed = shape.needed(out)
+            inputs = [
+                self._inputs(streams, [name for name in schema.names if name in names], EXCHANGE_SPLIT_BYTES, encoded=True, but=on)
+                for streams, schema, names, on in zip(sides, full, needed, both, strict=True)
+            ]  # fmt: skip
+            stored = [
+                rows_of(several[0].schema, on, positioned=False) for several, on in zip(inputs, both, strict=True)
+            ]
+            partitions = max(self._partitions(i, s.raw_schema) for i, s in zip(inputs, stored, strict=True))
+            indices = tuple(
+                self._stage(f"join {side}", several, ExchangeOutput(kept, ByHash(len(on)), partitions), kept.raw_schema)
+                for side, several, kept, on in zip(("left", "right"), inputs, stored, both, strict=True)
+            )
+            left, right = (kept.raw_schema for kept in stored)
+            reducer = JoinReducer(left, right, shape.keys, node.how, *shape.cut(out, left, right))
+            return _Met(indices, reducer, pa.schema([shape.schema.field(name) for name in out]))
+
+        return _Stream(build, shape.schema, (), shape.schema)
 
     def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], raw: pa.Schema) -> int:
         """A power of two, so that a partition of everything, not folded at all, stays near PARTITION_BYTES."""
@@ -293,10 +339,11 @@ class _Lowering:
         encoded: bool = False,
         but: Sequence[str] = (),
     ) -> ScanInput | ReduceInput:
-        if stream.exchange is not None:
-            return self._reduced(stream, wanted, encoded and not but)
+        if wanted is not None:
+            stream = replace(stream, ops=(*stream.ops, ProjectOp(tuple((name, col(name)) for name in wanted))))
         source = stream.source
-        assert source is not None
+        if source is None:
+            return self._reduced(stream, wanted, encoded and not but)
         needed = needed_before(stream.ops, wanted)
         columns = None if needed is None else tuple(name for name in source.schema.names if name in needed)
         if columns is not None and len(columns) == len(source.schema.names):
@@ -312,26 +359,39 @@ class _Lowering:
         return ScanInput(source, columns, predicate, steps, splits, schema)
 
     def _reduced(self, stream: _Stream, wanted: Sequence[str] | None, encoded: bool) -> ReduceInput:
-        assert stream.exchange is not None
-        stages, reducer = stream.exchange
+        assert callable(stream.begin)
+        needed = needed_before(stream.ops, wanted)
+        met = stream.begin(None if needed is None else [name for name in stream.begun.names if name in needed])
         first: tuple[Step, ...] = ()
-        met = reducer.schema
-        if stream.met is not None and not encoded and not stream.met.equals(met):
-            met = stream.met
-            first = (PlainStep(met),)
-        steps, schema = bind_ops(stream.ops, met, wanted)
-        output = self.stages[stages[0]].output
+        schema = met.reducer.schema
+        if not encoded and not met.seen.equals(schema):
+            schema = met.seen
+            first = (PlainStep(schema),)
+        steps, schema = bind_ops(stream.ops, schema, wanted)
+        output = self.stages[met.stages[0]].output
         assert isinstance(output, ExchangeOutput)
-        return ReduceInput(stages, reducer, output.partitions, (*first, *steps), schema)
+        return ReduceInput(met.stages, met.reducer, output.partitions, (*first, *steps), schema)
 
     def _pushed(self, ops: Sequence[Op]) -> Expr | None:
-        """The filters that come before anything else, as one predicate for the reader's statistics."""
+        """What filters ask of columns that were only passed on so far, as one predicate for the reader's statistics."""
         pushed: Expr | None = None
-        for op in ops:
-            if not isinstance(op, FilterOp):
+        for at, op in enumerate(ops):
+            if isinstance(op, MapOp):
                 break
-            pushed = op.predicate if pushed is None else pushed & op.predicate
+            if not isinstance(op, FilterOp):
+                continue
+            sources = {name: _source_column(ops[:at], name) for name in op.predicate.columns()}
+            names = {name: col(source) for name, source in sources.items() if source is not None}
+            if len(names) == len(sources):
+                asked = op.predicate.substitute(names)
+                pushed = asked if pushed is None else pushed & asked
         return pushed
+
+
+def _at_least_one(schema: pa.Schema, wanted: Sequence[str]) -> list[str]:
+    """The wanted columns, in the order of the schema; the narrowest one if none is: rows must still be counted."""
+    names = [name for name in schema.names if name in wanted]
+    return names or [min(schema.names, key=lambda name: value_bytes(schema.field(name).type))]
 
 
 def _groups_at_most(streams: Sequence[_Stream], keys: Sequence[str]) -> int | None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .aggregate import AggregatePlan
 from .combiners import POSITION
+from .ordering import order_of
 
+_MERGE_ROWS = 262_144
 Side = Callable[[], Iterator[pa.RecordBatch]]
 
 
@@ -48,8 +49,21 @@ class Groups:
         return not self.plan.keys
 
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
-        partials = pa.Table.from_batches(sides[0](), self.plan.partial_schema)
-        yield from self.plan.final(self.plan.merge(partials)).to_batches()
+        merged = self.plan.partial_schema.empty_table()
+        gathered: list[pa.RecordBatch] = []
+        rows = 0
+        for batch in sides[0]():
+            gathered.append(batch)
+            rows += batch.num_rows
+            # Runs repeat their keys: merging as often as the rows double keeps what is held near the result.
+            if rows >= max(_MERGE_ROWS, merged.num_rows):
+                merged, gathered, rows = self._merged(merged, gathered), [], 0
+        yield from self.plan.final(self._merged(merged, gathered)).to_batches()
+
+    def _merged(self, merged: pa.Table, more: Sequence[pa.RecordBatch]) -> pa.Table:
+        if not more and merged.num_rows:
+            return merged
+        return self.plan.merge(pa.concat_tables([merged, pa.Table.from_batches(more, self.plan.partial_schema)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +80,8 @@ class Sorted:
 
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
         table = pa.Table.from_batches(sides[0](), self.stored)
-        table, keys = _with_plain_keys(table, self.keys)
-        ways = ["descending" if down else "ascending" for down in self.descending]
-        by = [*((key, way, "at_end") for key, way in zip(keys, ways, strict=True)), (POSITION, "ascending", "at_end")]
-        order = pc.sort_indices(table, sort_keys=by)
+        by = [*(table[key] for key in self.keys), table[POSITION]]
+        order = order_of(by, (*self.descending, False))
         if self.rows is not None:
             order = order[: self.rows]
         table = table.select(self.schema.names)
@@ -79,15 +91,3 @@ class Sorted:
 
 
 _SLICE = 65_536
-
-
-def _with_plain_keys(table: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """Dictionary keys decoded beside their column: dictionaries sort by index, not by value."""
-    names: list[str] = []
-    for key in keys:
-        kind = table.schema.field(key).type
-        if pa.types.is_dictionary(kind):
-            table = table.append_column(f"{key}{POSITION}", table[key].cast(kind.value_type))
-            key = f"{key}{POSITION}"
-        names.append(key)
-    return table, names

@@ -22,6 +22,8 @@ from .reducers import Side
 from .stages import ExchangeOutput, ReduceInput, ScanInput, Stage
 from .steps import AuthorError, run_steps
 
+POSITION_BITS = 40
+"""Of a row's position for its number in its split; the bits above are the split's."""
 ROUTE_ROWS = 131_072
 """Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker."""
 WRITE_ROOM_BYTES = 4 << 20
@@ -187,7 +189,7 @@ def _to_exchange(
     output = task.stage.output
     assert isinstance(output, ExchangeOutput)
     combiner, split = output.combiner, outcome.state
-    position = task.index << 40
+    position = task.index << POSITION_BITS
     gathered: list[pa.RecordBatch] = []
     rows = 0
 
