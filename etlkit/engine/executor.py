@@ -21,6 +21,7 @@ from ..io.source import Arrival, Growing
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.ledger import Ledger
 from ..memory.wall import Wall
+from .author_need import AuthorNeed
 from .demand import split_demand_bytes
 from .exchange import ExchangeState, Generation
 from .growth import Record, growing_input
@@ -161,6 +162,7 @@ class Executor:
         self._fresh = Fresh()
         self._exchange: ExchangeState | None = None
         self._stage: Stage | None = None
+        self._author = AuthorNeed()
         self._growing: ScanInput | None = None
         """The stage's input that may still get splits."""
         self._stage_done = 0
@@ -226,6 +228,7 @@ class Executor:
             self._stage_done = total - len(left)
             self._pending = deque(left)
             self._growing = growing_input(stage)
+            self._author = AuthorNeed(known=not stage.has_author_functions)
             self._complete_said = False
             self._raw_rows = 0
             output = stage.output
@@ -325,11 +328,13 @@ class Executor:
                     self._idle_said = True
                     self._post(Idle())
                 ready = self._pending and not self._held and (again or not self._draining)
-                if ready and len(self._running) < self._workers:
+                room = len(self._running) < self._workers and self._author.may_start(len(self._running))
+                if ready and room:
                     task = self._pending[0]
                     if self._admit(task):
                         self._pending.popleft()
                         self._running[str(task)] = task
+                        self._author.began()
                         return task
                 self._wake.wait(1.0)
 
@@ -338,7 +343,7 @@ class Executor:
         return bool(self._pending) and str(self._pending[0]) in self._short and not self.bench.giving_up.is_set()
 
     def _admit(self, task: Task) -> bool:
-        needed = split_demand_bytes(task, self._slice_rows, self.bench.runs)
+        needed = self._demand_bytes(task, self._slice_rows)
         exchange = self._exchange
         state = exchange.bytes if exchange is not None else 0
         if (
@@ -362,8 +367,14 @@ class Executor:
         self._ledger.try_reserve(STATE, 0)
         return granted
 
+    def _demand_bytes(self, task: Task, slice_rows: int) -> int:
+        """What a split is projected to need, with what its author's functions were seen to take."""
+        return split_demand_bytes(task, slice_rows, self.bench.runs) + self._author.extra_bytes
+
     def _finish(self, task: Task, outcome: Outcome) -> None:
         with self._wake:
+            if not self._author.known:
+                self._author.ended(self._demand_bytes(task, self._slice_rows))
             exchange = self._exchange
             if exchange is not None:
                 exchange.add(outcome.state)
@@ -410,7 +421,7 @@ class Executor:
         if short:
             gc.collect()
             release_pools()
-            needed = split_demand_bytes(task, self._slice_rows, self.bench.runs)
+            needed = self._demand_bytes(task, self._slice_rows)
             self._post(SplitShort(str(task), tries, self._slice_rows, needed, f"{type(error).__name__}: {error}"))
         else:
             self._post(SplitFailed(str(task), error))
@@ -560,8 +571,8 @@ class Executor:
         with self._lock:
             stage, exchange = self._stage, self._exchange
             task = self._pending[-1] if self._pending else next(iter(self._running.values()), None)
-            need = split_demand_bytes(task, self._slice_rows, self.bench.runs) if task else 0
-            least = split_demand_bytes(task, 1024, self.bench.runs) if task else 0
+            need = self._demand_bytes(task, self._slice_rows) if task else 0
+            least = self._demand_bytes(task, 1024) if task else 0
             return Figures(
                 stage=stage.index if stage else len(self.plan.stages),
                 kind=stage.kind if stage else "done",
