@@ -292,6 +292,7 @@ class _Folder:
         self.forget([path for path in self._waiting if path not in there])
         for file, inode in listed:
             if source.taken(file, inode):
+                self.forget([file.path])  # another name of a file that was taken meanwhile
                 continue
             known = self._waiting.get(file.path)
             if known is None or known[0] != file or known[1] != inode:
