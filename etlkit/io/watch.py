@@ -47,6 +47,8 @@ MAX_FILES = 256
 """Of one arrival: one commit, and small files share its splits."""
 LOOK_S = 1.0
 """How often the folder is listed though nothing was heard."""
+LOOK_SHARE = 20
+"""Between two looks at a large folder, so many times what one took."""
 GATHER_S = 0.05
 """After news, a moment for more of it."""
 OLD_S = 60.0
@@ -185,7 +187,9 @@ class WatchSource:
         self._bell.stop()
 
     def next(self, timeout_s: float) -> Arrival | None:
+        began_s = time.perf_counter()
         self._folder.look()
+        least_s = LOOK_SHARE * (time.perf_counter() - began_s)
         found = self._folder.complete()[:MAX_FILES]
         if found and (arrival := self._cut(found)) is not None:
             return arrival
@@ -197,8 +201,8 @@ class WatchSource:
             wait_s = min(wait_s, max(0.02, self.settle_s / 4))
         if self.idle_s is not None:
             wait_s = min(wait_s, max(0.02, self.idle_s / 4))
-        if self._bell.wait(wait_s):
-            time.sleep(GATHER_S)
+        if self._bell.wait(max(wait_s, least_s)):
+            time.sleep(max(GATHER_S, least_s))
         return None
 
     def take(self, arrival: Arrival) -> None:

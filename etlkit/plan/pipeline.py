@@ -153,6 +153,8 @@ class Pipeline:
         if_exists: nodes.IfExists = "error",
         **options: object,
     ) -> Pipeline:
+        """Parquet files in a folder. Every ``write_…`` takes ``visible="end"|"checkpoint"`` (when readers see parts) and
+        ``target_file_bytes`` (a split that is larger goes on in a further file)."""
         return self._write("parquet", path, if_exists, {"partition_by": _names(partition_by), **options})
 
     def write_csv(self, path: str | Path, *, if_exists: nodes.IfExists = "error", **options: object) -> Pipeline:

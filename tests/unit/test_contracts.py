@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from etlkit.io.sink import Part, Sink
 from etlkit.io.source import Source
 from etlkit.testing.sink_contract import SinkContract
 from etlkit.testing.source_contract import SourceContract
+from tests.conftest import REPOSITORY
 
 # ── sinks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -213,3 +215,30 @@ def test_the_source_contract_finds_a_wrong_source(tmp_path: Path) -> None:
 
 def test_the_protocols_are_public() -> None:
     assert ek.Sink is Sink and ek.Source is Source
+
+
+# ── the guide ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _of_the_guide() -> dict[str, Any]:
+    """The Python of docs/write-a-sink.md, as it stands there."""
+    text = (REPOSITORY / "docs" / "write-a-sink.md").read_text()
+    found: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "write-a-sink.md", "exec"), found)
+    return found
+
+
+TestSinkOfTheGuide = _of_the_guide()["TestSqliteSink"]
+
+
+def test_the_sink_of_the_guide_takes_the_rows_of_a_job(tmp_path: Path) -> None:
+    import sqlite3
+
+    pq.write_table(table(0), tmp_path / "in.parquet")
+    database = str(tmp_path / "rows.db")
+    sink = _of_the_guide()["SqliteSink"](database)
+    done = ek.run(ek.read_parquet(tmp_path / "in.parquet").write(sink), state=tmp_path / "state")
+    assert done.done
+    with sqlite3.connect(database) as db:
+        assert sorted(one for (one,) in db.execute("select id from out")) == list(range(300))
