@@ -37,6 +37,8 @@ class JoinReducer:
     """Of the result: (0 left, 1 right, 2 key of either), stored name, name."""
     schema: pa.Schema
     even_if_empty: bool = False
+    cut_again: None = None
+    keys_in_front: int = 0
 
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
         if self.how in ("semi", "anti"):

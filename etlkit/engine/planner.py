@@ -228,7 +228,7 @@ class _Lowering:
         full = streams[0].schema
 
         def build(wanted: Sequence[str] | None) -> _Met:
-            out = _at_least_one(full, full.names if wanted is None else wanted)
+            out = _at_least_one(full, full.names if wanted is None else wanted, keys)
             kept = [name for name in full.names if name in out or name in keys]
             inputs = self._inputs(streams, kept, EXCHANGE_SPLIT_BYTES, encoded=bool(keys), but=keys)
             schema = inputs[0].schema
@@ -255,7 +255,7 @@ class _Lowering:
         shape = plan_join(full[0], full[1], *both, node.how, node.suffix)
 
         def build(wanted: Sequence[str] | None) -> _Met:
-            out = _at_least_one(shape.schema, shape.schema.names if wanted is None else wanted)
+            out = _at_least_one(shape.schema, shape.schema.names if wanted is None else wanted, node.left_on)
             needed = shape.needed(out)
             inputs = [
                 self._inputs(streams, [name for name in schema.names if name in names], EXCHANGE_SPLIT_BYTES, encoded=True, but=on)
@@ -388,10 +388,10 @@ class _Lowering:
         return pushed
 
 
-def _at_least_one(schema: pa.Schema, wanted: Sequence[str]) -> list[str]:
-    """The wanted columns, in the order of the schema; the narrowest one if none is: rows must still be counted."""
+def _at_least_one(schema: pa.Schema, wanted: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """The wanted columns, in the order of the schema. If none is, one that travels anyway: rows must still be counted."""
     names = [name for name in schema.names if name in wanted]
-    return names or [min(schema.names, key=lambda name: value_bytes(schema.field(name).type))]
+    return names or [min(keys or schema.names, key=lambda name: value_bytes(schema.field(name).type))]
 
 
 def _groups_at_most(streams: Sequence[_Stream], keys: Sequence[str]) -> int | None:

@@ -16,7 +16,7 @@ from .aggregate import AggregatePlan
 from .combiners import POSITION
 from .ordering import order_of
 
-_MERGE_ROWS = 262_144
+MERGE_ROWS = 262_144
 Side = Callable[[], Iterator[pa.RecordBatch]]
 
 
@@ -30,6 +30,14 @@ class Reducer(Protocol):
     def even_if_empty(self) -> bool:
         """Whether a partition without rows gives rows (an aggregate over everything does)."""
         ...
+
+    @property
+    def cut_again(self) -> pa.Schema | None:
+        """Of what is held, if a partition may be cut again by the hash of its first columns; None if it may not."""
+        ...
+
+    @property
+    def keys_in_front(self) -> int: ...
 
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]: ...
 
@@ -48,6 +56,14 @@ class Groups:
     def even_if_empty(self) -> bool:
         return not self.plan.keys
 
+    @property
+    def cut_again(self) -> pa.Schema | None:
+        return self.plan.partial_schema if self.plan.keys else None
+
+    @property
+    def keys_in_front(self) -> int:
+        return len(self.plan.keys)
+
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
         merged = self.plan.partial_schema.empty_table()
         gathered: list[pa.RecordBatch] = []
@@ -56,7 +72,7 @@ class Groups:
             gathered.append(batch)
             rows += batch.num_rows
             # Runs repeat their keys: merging as often as the rows double keeps what is held near the result.
-            if rows >= max(_MERGE_ROWS, merged.num_rows):
+            if rows >= max(MERGE_ROWS, merged.num_rows):
                 merged, gathered, rows = self._merged(merged, gathered), [], 0
         yield from self.plan.final(self._merged(merged, gathered)).to_batches()
 
@@ -77,6 +93,8 @@ class Sorted:
     rows: int | None = None
     """Only so many, for a limit."""
     even_if_empty: bool = False
+    cut_again: None = None
+    keys_in_front: int = 0
 
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
         table = pa.Table.from_batches(sides[0](), self.stored)

@@ -11,17 +11,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..checkpoint import RunReader, RunRef, StateDir
 from ..errors import InputError
 from ..io.sink import Part, Sink
 from ..io.source import Segment, Source, Split
 from ..memory.wall import Wall
+from .combiners import FirstRows
 from .exchange import ExchangeState, SplitState
-from .reducers import Side
+from .hashing import partition_ids
+from .reducers import Reducer, Side
 from .stages import ExchangeOutput, ReduceInput, ScanInput, Stage
 from .steps import AuthorError, run_steps
+from .widths import row_bytes
 
+CUT_AGAIN_BYTES = 32 << 20
+MOST_PIECES = 256
 POSITION_BITS = 40
 """Of a row's position for its number in its split; the bits above are the split's."""
 ROUTE_ROWS = 131_072
@@ -76,6 +82,14 @@ class Workbench:
     wall: Wall | None = None
     preaggregate: dict[int, bool] = field(default_factory=dict)
     """By stage: whether its first split showed that folding before partitioning pays."""
+    rows_kept: dict[tuple[int, int], int] = field(default_factory=dict)
+    """By stage and split of a limit: how many rows it had."""
+
+    def rows_before(self, task: Task) -> int:
+        """Rows that splits before this one are known to have: enough of them, and a limit needs no more."""
+        kept = list(self.rows_kept.items())
+        return sum(rows for (stage, index), rows in kept if stage == task.stage.index and index < task.index)
+
     _open: dict[int, list[RunReader]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -147,9 +161,35 @@ def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) 
         sides = [_side(bench.readers(stage), partition) for stage in reduce.stages]
         if not reduce.reducer.even_if_empty and not any(rows for rows, _ in sides):
             continue
-        for batch in reduce.reducer.reduce([stream for _, stream in sides]):
-            for start in range(0, batch.num_rows, slice_rows):
-                yield batch.slice(start, slice_rows)
+        for cut in _cut_again(reduce.reducer, sides):
+            for batch in reduce.reducer.reduce(cut):
+                for start in range(0, batch.num_rows, slice_rows):
+                    yield batch.slice(start, slice_rows)
+
+
+def _cut_again(reducer: Reducer, sides: Sequence[tuple[int, Side]]) -> Iterator[list[Side]]:
+    """A partition that is much larger than planned, in smaller ones by other bits of the hash, read once for each.
+
+    What is too large is a constant: the rows that a later step sees must not depend on memory.
+    """
+    streams = [stream for _, stream in sides]
+    schema = reducer.cut_again
+    held = 0 if schema is None else sum(rows for rows, _ in sides) * row_bytes(schema)
+    if held <= CUT_AGAIN_BYTES:
+        yield streams
+        return
+    pieces = min(MOST_PIECES, 1 << (held // CUT_AGAIN_BYTES).bit_length())
+    for piece in range(pieces):
+        yield [_piece(stream, reducer.keys_in_front, piece, pieces) for stream in streams]
+
+
+def _piece(stream: Side, keys: int, piece: int, pieces: int) -> Side:
+    def some() -> Iterator[pa.RecordBatch]:
+        for batch in stream():
+            ids = partition_ids(batch.columns[:keys], pieces, level=1)
+            yield batch.filter(pc.equal(ids, pa.scalar(piece, ids.type)))
+
+    return some
 
 
 def _side(readers: Sequence[RunReader], partition: int) -> tuple[int, Side]:
@@ -207,6 +247,9 @@ def _to_exchange(
         else:
             split.raw.extend(exchange.route(_one_batch(table)))
 
+    enough = combiner.rows if isinstance(combiner, FirstRows) and combiner.by_position else None
+    if enough is not None and bench.rows_before(task) >= enough:
+        return
     for batch in batches_of(task, bench, slice_rows, outcome, seen):
         gathered.append(combiner.prepare(batch, position))
         position += batch.num_rows
@@ -214,7 +257,11 @@ def _to_exchange(
         split.raw_rows += batch.num_rows
         if rows >= ROUTE_ROWS:
             hand_on()
+        if enough is not None and split.raw_rows >= enough:
+            break
     hand_on()
+    if enough is not None:
+        bench.rows_kept[task.stage.index, task.index] = split.raw_rows
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

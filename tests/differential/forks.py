@@ -22,6 +22,8 @@ from typing import Any
 
 SPLIT_BYTES = 48 * 1024
 PARTITION_BYTES = 768 * 1024
+TIGHT_BYTES = 24 * 1024
+"""Of a partition at once, where a run is asked to find its partitions too large."""
 PAUSE_S = 0.012
 """After each split of a run that will be killed between two: a checkpoint every 10 ms gets its chance."""
 
@@ -52,7 +54,7 @@ class Forks:
         )
 
     def run(self, **request: Any) -> Ran:
-        """``module``, ``name``, ``data``, ``out``, ``state``; ``kill``: a crash point, or ``split:n``; ``environment``."""
+        """``module``, ``name``, ``data``, ``out``, ``state``; ``kill``: a crash point, or ``split:n``; ``tight``."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps({key: value for key, value in request.items()}, default=str) + "\n")
         self._process.stdin.flush()
@@ -106,7 +108,7 @@ def _child(request: dict[str, Any], writer: int) -> None:
 
 
 def _run(request: dict[str, Any], answer: dict[str, Any]) -> int:
-    from etlkit.engine import executor, planner
+    from etlkit.engine import executor, join, planner, reducers, work
     from etlkit.runtime import checkpointer
     from etlkit.runtime.api import run
     from etlkit.testing import crashpoints
@@ -116,6 +118,12 @@ def _run(request: dict[str, Any], answer: dict[str, Any]) -> int:
     small.PARTITION_BYTES = PARTITION_BYTES
     saving: Any = checkpointer
     saving.SINK_SPLIT_BYTES = request.get("split_bytes", SPLIT_BYTES)
+    if request.get("tight"):
+        for room, name, value in (
+            (work, "CUT_AGAIN_BYTES", TIGHT_BYTES), (join, "BLOCK_BYTES", TIGHT_BYTES), (reducers, "MERGE_ROWS", 500),
+            (join, "CHUNK_ROWS", 700), (join, "OUT_ROWS", 900),
+        ):  # fmt: skip
+            setattr(room, name, value)
     kill = request.get("kill", "")
     doomed = 0
     if kill.startswith("split:"):

@@ -1,5 +1,7 @@
 """One query, three ways: DuckDB; etlkit in one go; etlkit killed in the middle and resumed. The same rows each time.
 
+The run that is killed also finds every partition too large, so that it is cut again or taken in blocks.
+
 A ``Query`` is an entry of a table: a name, a function from data to pipelines, the same in SQL, and whether the order of rows is part
 of the answer. ``check`` runs it. Integers, decimals and everything else must be equal; floats to 12 digits, since their
 sums fold in another order.
@@ -104,7 +106,7 @@ def check(query: Query, module: str, data: Path, expected: Sequence[pa.Table], f
     compare(query, folder / "whole", expected)
     for at, point in enumerate(points_of(query.name, whole)):
         out = folder / f"killed-{at}"
-        again = {**request, "out": out, "state": folder / f"killed-{at}-state"}
+        again = {**request, "out": out, "state": folder / f"killed-{at}-state", "tight": True}
         killed = forks.run(**again, kill=point)
         if killed.code == 0:
             continue  # it was over before it came to that point
