@@ -81,6 +81,14 @@ def comparable(value: Any) -> Any:
     return [comparable(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_single_files_fit_the_schemas(path):
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for version in ("1.33", kubernetes_validate.latest_version()):
+        for doc in yaml.safe_load_all(path.read_text()):
+            kubernetes_validate.validate(doc, version, strict=True)
+
+
 def test_shapes_are_what_they_are_called():
     built = {folder.name: next(workloads(build(folder))) for folder in OVERLAYS}
     assert (built["restart"].restart_policy, built["restart"].restarts_for_memory) == ("OnFailure", True)
