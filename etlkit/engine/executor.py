@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -156,6 +157,7 @@ class Executor:
         """Splits that the wall stopped: they had begun, so a drain lets them try again."""
         self._held = False
         self._draining = False
+        self._paused = False
         self._idle_said = False
         self._closed = False
         self._room_wanted = False
@@ -165,6 +167,7 @@ class Executor:
         self._author = AuthorNeed()
         self._growing: ScanInput | None = None
         """The stage's input that may still get splits."""
+        self._records: dict[int, Record] = {}
         self._stage_done = 0
         self._stage_total = 0
         self._done_before = 0
@@ -265,38 +268,47 @@ class Executor:
             threading.Thread(target=self._feed, name="etlkit-watcher", daemon=True).start()
 
     def _feed(self) -> None:
-        """Splits that arrive while the stage runs: each is recorded before anybody can use it."""
-        records: dict[int, Record] = {}
-        try:
-            while True:
-                with self._wake:
-                    while not self._closed and not self._draining and self._growing is None:
-                        self._wake.wait(1.0)
-                    if self._closed or self._draining:
-                        return
-                    scan, stage = self._growing, self._stage
-                assert scan is not None and stage is not None
-                source = scan.source
-                assert isinstance(source, Growing)
-                arrival = source.next(FEED_WAIT_S)
-                if arrival is not None and not self._draining:
-                    number = self.plan.sources.index(scan.source)
-                    record = records.setdefault(number, Record(number, source.arrivals))
-                    self._state_dir.commit(Delta("files arrived", {}, record.add(arrival), Phase.RUNNING))
-                    source.take(arrival)
-                    with self._wake:
-                        tasks = arrived(stage, scan, arrival, self._stage_total)
-                        self._pending += tasks
-                        self._stage_total += len(tasks)
-                        self._complete_said = False
-                        self._wake.notify_all()
-                elif source.ended:
-                    with self._wake:
-                        self._growing = None
-                    self._say_if_complete()
-        except BaseException as error:
-            if not self._closed:
-                self._post(SplitFailed("of a watched folder", error))
+        """Watch for what arrives while a stage with a growing input runs. On a thread of its own."""
+        while True:
+            with self._wake:
+                while not self._closed and not self._draining and self._growing is None:
+                    self._wake.wait(1.0)
+                if self._closed or self._draining:
+                    return
+                scan, stage = self._growing, self._stage
+            assert scan is not None and stage is not None
+            try:
+                self._take_in(scan, stage)
+            except BaseException as error:
+                if is_allocation_failure(error):
+                    release_pools()
+                    time.sleep(FEED_WAIT_S)
+                    continue
+                if not self._closed:
+                    self._post(SplitFailed("of a watched folder", error))
+                return
+
+    def _take_in(self, scan: ScanInput, stage: Stage) -> None:
+        """One look: splits that have arrived are recorded before anybody can use them."""
+        source = scan.source
+        assert isinstance(source, Growing)
+        arrival = source.next(FEED_WAIT_S)
+        if arrival is not None and not self._draining:
+            number = self.plan.sources.index(scan.source)
+            record = self._records.pop(number, None) or Record(number, source.arrivals)
+            self._state_dir.commit(Delta("files arrived", {}, record.add(arrival), Phase.RUNNING))
+            self._records[number] = record  # not before: what is not committed must not be in it
+            source.take(arrival)
+            with self._wake:
+                tasks = arrived(stage, scan, arrival, self._stage_total)
+                self._pending += tasks
+                self._stage_total += len(tasks)
+                self._complete_said = False
+                self._wake.notify_all()
+        elif source.ended:
+            with self._wake:
+                self._growing = None
+            self._say_if_complete()
 
     def _work(self) -> None:
         while (task := self._next()) is not None:
@@ -327,7 +339,7 @@ class Executor:
                 if self._draining and not self._running and not again and not self._idle_said:
                     self._idle_said = True
                     self._post(Idle())
-                ready = self._pending and not self._held and (again or not self._draining)
+                ready = self._pending and not self._held and not self._paused and (again or not self._draining)
                 room = len(self._running) < self._workers and self._author.may_start(len(self._running))
                 if ready and room:
                     task = self._pending[0]
@@ -494,6 +506,17 @@ class Executor:
         with self._wake:
             self._held = False
             self._room_wanted = False
+            self._wake.notify_all()
+
+    def pause(self, wait_s: float) -> bool:
+        """Start no split until ``resume``, and wait for the running ones. True when none is left."""
+        with self._wake:
+            self._paused = True
+            return self._wake.wait_for(lambda: not self._running or self._closed, wait_s)
+
+    def resume(self) -> None:
+        with self._wake:
+            self._paused = False
             self._wake.notify_all()
 
     def drain(self) -> None:
