@@ -32,9 +32,9 @@ VERBS: Mapping[str, str] = {
     "resize": "resize a container or sidecar of a running pod, in place",
     "run": "run a job in this process; resumes what --state holds",
     "show": "what happened: attempts, checkpoints, resizes, restarts, rows in and out, why each",
-    "supervise": "watch any process (a JVM, a script) and resize its pod live before it runs out of memory",
     "status": "where a Job stands in its cluster, and what is in its way",
     "submit": "apply a job's manifest to a cluster, and follow it",
+    "supervise": "watch any process (a JVM, a script) and resize its pod live before it runs out of memory",
     "verify": "read every byte that the newest checkpoints refer to, and check it",
 }
 """Each verb's one line of help, so that ``etlkit --help`` imports none of them. A test compares it with the modules."""

@@ -126,9 +126,9 @@ def allocator(w: Workload) -> Iterator[Finding]:
 
 
 def settings_can_change(w: Workload) -> Iterator[Finding]:
-    configs = {v.get("name") for v in items(w.pod, "volumes") if "configMap" in v}
+    configs = {str(v.get("name")) for v in items(w.pod, "volumes") if "configMap" in v}
     for mount in items(w.container, "volumeMounts"):
-        if mount.get("subPath") and mount.get("name") in configs:
+        if mount.get("subPath") and str(mount.get("name")) in configs:
             why = "a file mounted by subPath never changes, so that thresholds can't be moved while the job runs"
             remedy = "mount the ConfigMap as a folder, and name the file in ETLKIT_CONFIG"
             yield Finding("config-folder", Level.WARN, w.place, "a ConfigMap mounted by subPath", why, remedy)

@@ -96,18 +96,13 @@ def account(w: Workload) -> Iterator[Finding]:
     if name in (None, "default"):
         why = "a right to resize given to the default account is given to every pod of the namespace"
         yield Finding("account", Level.WARN, w.place, "the default service account", why, "give the job one of its own")
-    projected = any(
-        "serviceAccountToken" in source
-        for volume in items(w.pod, "volumes")
-        for source in items(mapping(volume, "projected"), "sources")
-    )
-    mounted = {m.get("name") for m in items(w.container, "volumeMounts")}
-    tokens = [
-        v.get("name")
+    mounted = {str(m.get("name")) for m in items(w.container, "volumeMounts")}
+    tokens = {
+        str(v.get("name"))
         for v in items(w.pod, "volumes")
         if any("serviceAccountToken" in s for s in items(mapping(v, "projected"), "sources"))
-    ]
-    if w.pod.get("automountServiceAccountToken") is False and not (projected and set(tokens) & mounted):
+    }
+    if w.pod.get("automountServiceAccountToken") is False and not tokens & mounted:
         why = "without a token the job can't ask for memory"
         remedy = "mount a projected serviceAccountToken, or leave automountServiceAccountToken out"
         yield Finding("account", Level.FAIL, w.place, "no token is mounted", why, remedy)

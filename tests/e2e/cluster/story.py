@@ -209,7 +209,9 @@ class Watched:
             assert not look.condition, f"the Job is {look.condition} before {what}; {look.troubles}\n" + "\n".join(
                 self.lines[-20:]
             )
-            assert time.monotonic() < deadline_s, f"not in {patience_s:g} s: {what}; {look.pods}; {look.troubles}\n{tail}"
+            assert time.monotonic() < deadline_s, (
+                f"not in {patience_s:g} s: {what}; {look.pods}; {look.troubles}\n{tail}"
+            )
             time.sleep(0.25)
 
     def until_it_ends(self) -> str:
