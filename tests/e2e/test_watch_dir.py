@@ -113,9 +113,10 @@ def test_files_that_arrive_while_it_runs_are_taken_once(folder: Folder) -> None:
     folder.check(4)
 
 
-@pytest.mark.parametrize("poll", ["", "100ms"], ids=["inotify", "polling"])
-def test_killed_again_and_again_while_files_arrive(folder: Folder, poll: str) -> None:
+@pytest.mark.parametrize(("job", "poll"), [("copy", ""), ("group", "100ms")], ids=["inotify", "polling"])
+def test_killed_again_and_again_while_files_arrive(tmp_path: Path, job: str, poll: str) -> None:
     """A kill after each file, at another moment of its way; nothing is lost or doubled."""
+    folder = Folder(tmp_path, job)
     files = 0
     for pause_s in (0.0, 0.03, 0.1, 0.3):
         folder.put(files)
@@ -149,7 +150,8 @@ def test_killed_at_named_points(tmp_path: Path, point: str, times: int) -> None:
     folder.check(6)
 
 
-def test_a_file_renamed_after_it_was_taken_is_not_taken_again(folder: Folder) -> None:
+def test_a_file_renamed_after_it_was_taken_is_not_taken_again(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "group")
     first = folder.put(0)
     process = folder.start()
     wait_until(lambda: folder.files_read() >= 1, process)
@@ -188,7 +190,8 @@ def test_sigterm_before_the_first_file_is_75_too(tmp_path: Path) -> None:
     assert "while waiting for the first file" in finish(process, 75)
 
 
-def test_idle_ends_it(folder: Folder) -> None:
+def test_idle_ends_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "copy")
     folder.put(0)
     process = folder.start("--set", "idle=700ms")
     wait_until(lambda: folder.files_read() >= 1, process)
