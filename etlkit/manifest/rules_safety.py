@@ -11,7 +11,10 @@ from collections.abc import Iterator
 
 from .workload import Finding, Json, Level, Workload, items, mapping, sequence
 
-_SECRET_NAME = re.compile(r"(?i)(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIAL)")
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|_)(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIALS?)(?:$|_(?!FILE|PATH|NAME|DIR|ID))"
+)
+"""A name of a file, or of a Secret, is no secret."""
 _URL_SECRET = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@]+@")
 _NOT_SECRET = ("ETLKIT_",)
 

@@ -208,6 +208,8 @@ def test_every_rule_has_been_seen_to_catch_something():
         ("restart", job(f"{ETL}/image", "registry:5000/etlkit@sha256:" + "0" * 64)),
         ("restart", lambda docs: docs.append(role(["pods", "secrets"][1:], ["get", "list"]))),
         ("restart", job(f"{ETL}/command", ["python", "-m", "etlkit", "run", "jobs/x.py"])),
+        ("restart", env("TOKENIZERS_PARALLELISM", "false")),
+        ("restart", env("GOOGLE_CREDENTIALS_FILE", "/var/run/secrets/gcp/key.json")),
         ("live", job("podReplacementPolicy", None)),
     ],
 )
