@@ -19,6 +19,7 @@ from .manifest import Manifest, number_of
 from .store import Store
 
 FLOOR = "manifests/floor.json"
+_FLOOR_TEMPORARY = "manifests/.floor.json."
 """Numbers below the one in here are used up, though their manifests are gone: see the format's "Used numbers"."""
 _EPOCH = re.compile(r"\.e(\d+)[.-]")
 
@@ -84,7 +85,8 @@ def collect(store: Store, epoch: int, newest: int, keeping: Sequence[Generation]
         number, writer = number_of(name), epoch_of(name)
         old = number is not None and (number < floor or (name.endswith(".claim") and number <= newest))
         stale = number is None and writer is not None and writer <= epoch
-        if old or stale or "/.probe-" in name:
+        # A floor under its temporary name: whoever wrote it has died, or finds out that it must write it again.
+        if old or stale or name.startswith(_FLOOR_TEMPORARY) or "/.probe-" in name:
             doomed[name] = length
     if any(name.endswith(".json") for name in doomed) and floor_of(store) < floor:
         try:

@@ -1,13 +1,13 @@
 """The jobs that the kill campaign runs: the two shipped ones, and one with three outputs.
 
-A tiny input would be one split and one checkpoint. So splits are cut small here, and bases are written often: each process passes
-each step of the protocol several times within a second. Nothing else differs from what a user runs.
+A tiny input would be one split and one checkpoint. So splits are cut small here, and bases and lists are written often: each process
+passes each step of the protocol several times within a second. Nothing else differs from what a user runs.
 """
 
 from __future__ import annotations
 
 import etlkit as ek
-from etlkit.checkpoint import state_dir
+from etlkit.checkpoint import lists, state_dir
 from etlkit.engine import planner
 from jobs.clean_lineitem import clean_lineitem
 from jobs.part_revenue import part_revenue
@@ -15,6 +15,7 @@ from jobs.part_revenue import part_revenue
 planner.SINK_SPLIT_BYTES = 128 * 1024
 planner.EXCHANGE_SPLIT_BYTES = 64 * 1024
 state_dir.DELTAS_A_BASE = 4
+lists.PARTS_A_LIST = 8
 
 
 @ek.job

@@ -19,7 +19,8 @@ def test_forty_kills_lose_and_double_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "lost", "doubled"), [([1, 2, 2, 3], 0, 0), ([3, 2, 1, 2], 0, 0), ([1, 2, 3], 1, 0), ([1, 1, 2, 2, 3], 0, 1)]
+    ("values", "lost", "doubled"),
+    [([1, 2, 2, 3], 0, 0), ([3, 2, 1, 2], 0, 0), ([1, 2, 3], 1, 0), ([1, 1, 2, 2, 3], 0, 1)],
 )
 def test_the_judge_counts_rows_as_a_multiset(values, lost, doubled):
     assert difference(pa.table({"x": [1, 2, 2, 3]}), pa.table({"x": values})) == (lost, doubled)

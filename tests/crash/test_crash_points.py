@@ -32,6 +32,7 @@ def finish(folder: Path, disk: Disk | None = None) -> Payroll:
     job.run()
     assert job.output() == expected_output()
     assert not job.warnings
+    assert not list((folder / "state").rglob("*.tmp"))
     return job
 
 
