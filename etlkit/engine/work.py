@@ -124,8 +124,12 @@ def run_task(
             _to_sink(task, bench, slice_rows, outcome, seen)
     except AuthorError as error:
         raise AuthorError(error.name, error.error, rows_place(task, outcome)) from error.error
+    except InputError as error:
+        if error.place:
+            raise
+        raise InputError(error.message, error.remedy, place=rows_place(task, outcome)) from error
     except pa.ArrowInvalid as error:
-        raise InputError(str(error), "mend the input or the expression", place=_place(task)) from error
+        raise InputError(str(error), "mend the input or the expression", place=rows_place(task, outcome)) from error
     return outcome
 
 

@@ -56,7 +56,7 @@ class Forks:
     def run(self, **request: Any) -> Ran:
         """``module``, ``name``, ``data``, ``out``, ``state``; ``kill``: a crash point, or ``split:n``; ``tight``."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({key: value for key, value in request.items()}, default=str) + "\n")
+        self._process.stdin.write(json.dumps(request, default=str) + "\n")
         self._process.stdin.flush()
         return Ran(**json.loads(self._process.stdout.readline()))
 
@@ -96,9 +96,9 @@ def _child(request: dict[str, Any], writer: int) -> None:
         signal.alarm(60)
         code = _run(request, answer)
     except Exception as error:
-        from etlkit import EtlkitError
-
         import traceback
+
+        from etlkit import EtlkitError
 
         code = int(error.exit_code) if isinstance(error, EtlkitError) else 1
         answer["kind"] = type(error).__name__

@@ -17,4 +17,6 @@ def test_same_rows_as_duckdb(
     name: str, flights_data: Path, flights_duckdb: duckdb.DuckDBPyConnection, forks: Forks, tmp_path: Path
 ) -> None:
     query = QUERIES[name]
-    check(query, "tests.differential.flights_queries", flights_data, expected_of(query, flights_duckdb), forks, tmp_path)
+    check(
+        query, "tests.differential.flights_queries", flights_data, expected_of(query, flights_duckdb), forks, tmp_path
+    )

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import etlkit as ek
-from etlkit.engine.planner import lower
 from etlkit.engine.ordering import find_boundaries
+from etlkit.engine.planner import lower
 from etlkit.engine.routing import ByRange, from_text, to_text
 from etlkit.engine.stages import ScanInput
 

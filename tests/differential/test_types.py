@@ -36,7 +36,9 @@ def integers(bits: int, signed: bool = True) -> st.SearchStrategy[Any]:
 
 
 def floats(width: Any) -> st.SearchStrategy[Any]:
-    return st.sampled_from([0.0, -0.0, math.nan, math.inf, -math.inf, 1.5]) | st.floats(width=width, allow_subnormal=False)
+    return st.sampled_from([0.0, -0.0, math.nan, math.inf, -math.inf, 1.5]) | st.floats(
+        width=width, allow_subnormal=False
+    )
 
 
 TEXT = st.sampled_from(["", "a", "A", "é", "日本", "🙂", "a\x00b", "tab\t", 'quo"te']) | st.text(max_size=4).filter(
@@ -51,8 +53,14 @@ KINDS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "f64": (pa.float64(), floats(64)),
     "bool": (pa.bool_(), st.booleans()),
     "d9": (pa.decimal128(9, 2), st.integers(-300, 300).map(lambda n: Decimal(n).scaleb(-2))),
-    "d38": (pa.decimal128(38, 6), st.integers(-(10**37), 10**37).map(lambda n: Decimal(n).scaleb(-6)) | st.just(Decimal(1))),
-    "d76": (pa.decimal256(76, 3), st.sampled_from([Decimal(10) ** 70, -(Decimal(10) ** 70), Decimal("0.001"), Decimal(0)])),
+    "d38": (
+        pa.decimal128(38, 6),
+        st.integers(-(10**37), 10**37).map(lambda n: Decimal(n).scaleb(-6)) | st.just(Decimal(1)),
+    ),
+    "d76": (
+        pa.decimal256(76, 3),
+        st.sampled_from([Decimal(10) ** 70, -(Decimal(10) ** 70), Decimal("0.001"), Decimal(0)]),
+    ),
     "date": (pa.date32(), st.dates(dt.date(1950, 1, 1), dt.date(2050, 1, 1))),
     "time32": (pa.time32("ms"), st.times().map(lambda t: t.replace(microsecond=t.microsecond // 1000 * 1000))),
     "time64": (pa.time64("us"), st.times()),
@@ -100,7 +108,9 @@ def save(table: pa.Table, folder: Path, format: str) -> None:
     for number in range(3):
         piece = table.slice(number * third, third)
         at = table.schema.get_field_index("dict")
-        piece = piece.set_column(at, "dict", piece["dict"].cast(pa.string()).dictionary_encode().cast(table.schema.field(at).type))
+        piece = piece.set_column(
+            at, "dict", piece["dict"].cast(pa.string()).dictionary_encode().cast(table.schema.field(at).type)
+        )
         if format == "parquet":
             pq.write_table(piece, folder / f"{number}.parquet", row_group_size=4)
         else:
@@ -109,7 +119,11 @@ def save(table: pa.Table, folder: Path, format: str) -> None:
 
 
 def read(out: Path) -> pa.Table:
-    return pa.concat_tables(pa.ipc.open_file(path).read_all() for path in sorted(out.glob("part-*"))) if any(out.glob("part-*")) else pa.table({})
+    return (
+        pa.concat_tables(pa.ipc.open_file(path).read_all() for path in sorted(out.glob("part-*")))
+        if any(out.glob("part-*"))
+        else pa.table({})
+    )
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -171,7 +185,11 @@ def check(folder: Path, table: pa.Table, out: Path, work: dict[str, Any]) -> Non
             expected = connection.sql(sql).to_arrow_table()
             same_rows(plain(read(out / str(at))), plain(expected), ordered=at in ordered)
     for at, one in enumerate(work["groups"], 1):
-        counted = Counter(token(value) for value in table[one].to_pylist()) if not pa.types.is_timestamp(table[one].type) else None
+        counted = (
+            Counter(token(value) for value in table[one].to_pylist())
+            if not pa.types.is_timestamp(table[one].type)
+            else None
+        )
         if counted is not None and table.num_rows:
             got = read(out / str(at))
             assert {token(row[0]): row[1] for row in rows_of(got.select([one, "rows"]))} == dict(counted)

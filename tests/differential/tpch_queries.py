@@ -45,7 +45,9 @@ def words(d: Data) -> ek.Pipeline:
 
 def hot(d: Data) -> ek.Pipeline:
     """lineitem with nine tenths of its rows under one key."""
-    return d("lineitem").select("l_orderkey", "l_linenumber", "l_quantity", k=when(col("l_linenumber") < 6).then(7).otherwise(col("l_suppkey")))
+    return d("lineitem").select(
+        "l_orderkey", "l_linenumber", "l_quantity", k=when(col("l_linenumber") < 6).then(7).otherwise(col("l_suppkey"))
+    )
 
 
 HOT = "(select l_orderkey, l_linenumber, l_quantity, case when l_linenumber < 6 then 7 else l_suppkey end k from lineitem)"
@@ -53,8 +55,12 @@ HOT = "(select l_orderkey, l_linenumber, l_quantity, case when l_linenumber < 6 
 
 def null_keys(d: Data) -> tuple[ek.Pipeline, ek.Pipeline]:
     """Nulls under some keys of both sides."""
-    left = d("orders").select("o_orderkey", k=when(col("o_custkey") % 3 != 0).then(col("o_custkey")).otherwise(ek.lit(None)))
-    right = d("customer").select("c_name", k=when(col("c_custkey") % 5 != 0).then(col("c_custkey")).otherwise(ek.lit(None)))
+    left = d("orders").select(
+        "o_orderkey", k=when(col("o_custkey") % 3 != 0).then(col("o_custkey")).otherwise(ek.lit(None))
+    )
+    right = d("customer").select(
+        "c_name", k=when(col("c_custkey") % 5 != 0).then(col("c_custkey")).otherwise(ek.lit(None))
+    )
     return left, right
 
 
