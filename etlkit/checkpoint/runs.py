@@ -2,7 +2,7 @@
 
     ETLKRUN1 | section | section | … | index | index length (8 bytes) | crc32 of the index (4) | ETLKRUN1
 
-A section is one whole IPC stream of at most about 4 MiB of one partition, with a crc32 in the index that is checked before
+A section is one whole IPC stream of at most about 1 MiB of one partition, with a crc32 in the index that is checked before
 Arrow sees a byte of it. A large partition has several, in order. Numbers are little-endian. Covers writing behind the page
 cache and reading in bounded memory from any thread; what the tables mean is the engine's.
 """
@@ -23,7 +23,7 @@ from .store import Readable, Store, Target
 
 MAGIC = b"ETLKRUN1"
 _TAIL = struct.Struct("<QI8s")
-_SECTION_BYTES = 4 * 1024 * 1024
+_SECTION_BYTES = 1024 * 1024
 _BATCH_BYTES = 1024 * 1024
 _FLUSH_BYTES = 8 * 1024 * 1024
 _WRITE_BYTES = 1024 * 1024
@@ -139,7 +139,7 @@ def _encode_index(sections: list[Section]) -> bytes:
 
 
 class RunReader:
-    """Reads one run file. Threads may share it; each ``batches`` holds one section (about 4 MiB) at a time."""
+    """Reads one run file. Threads may share it; each ``batches`` holds one section (about 1 MiB) at a time."""
 
     def __init__(self, store: Store, ref: RunRef) -> None:
         self._place = f"{store.location}/{ref.name}"

@@ -17,6 +17,9 @@ import pyarrow as pa
 from .combiners import Combiner
 from .stages import ExchangeOutput
 
+WRITER_BYTES = 8 << 20
+"""What writing a generation takes beside it: one cell in one piece, and a section of the run."""
+
 
 @dataclass(slots=True)
 class Cell:
@@ -30,6 +33,8 @@ class Cell:
     """Its raw rows are in the hands of whoever folds them, and in neither list."""
     taken: bool = False
     """By a checkpoint."""
+    drained: bool = False
+    """Its rows are in the run already: folding them would help nobody."""
     merged_rows: int = 0
     """Rows of the first partial after the last merge: merging again pays once as many have come on top."""
 
@@ -78,6 +83,9 @@ class ExchangeState:
         """What a checkpoint has taken and not yet written: workers without a split help to fold it."""
         self.raw_bytes = 0
         self.partial_bytes = 0
+        self.pinned_bytes = 0
+        """Raw rows that are folded already, but share their buffers with rows that are not: free when the sweep is through."""
+        self._sweeping = 0
         self.writing_bytes = 0
         """State taken by a checkpoint that is not durable yet."""
         self.folds = self.folded_rows = self.folded_groups = 0
@@ -88,7 +96,7 @@ class ExchangeState:
 
     @property
     def bytes(self) -> int:
-        return self.raw_bytes + self.partial_bytes + self.writing_bytes
+        return self.raw_bytes + self.pinned_bytes + self.partial_bytes + self.writing_bytes
 
     def route(self, batch: pa.RecordBatch) -> list[Piece]:
         """The batch, cut into its partitions."""
@@ -115,7 +123,8 @@ class ExchangeState:
         for cell in self._cells:
             cell.taken = True
         self._writing, self._cells = self._cells, self._fresh()
-        self.writing_bytes += self.raw_bytes + self.partial_bytes
+        if self.raw_bytes or self.partial_bytes:
+            self.writing_bytes += self.raw_bytes + self.partial_bytes + WRITER_BYTES
         self.raw_bytes = self.partial_bytes = 0
         return taken
 
@@ -149,14 +158,21 @@ class ExchangeState:
         """Fold every cell's raw rows. Several workers may sweep at once; each takes the cells that no other has in hand."""
         with self._lock:
             cells, writing = self._cells, self._writing
-        # The writer goes forward through its cells: whoever helps comes from the other end.
-        for cell in (*reversed(writing), *cells):
-            if stop is not None and stop.is_set():
-                return
-            self._fold(cell)
+            self._sweeping += 1
+        try:
+            # The writer goes forward through its cells: whoever helps comes from the other end.
+            for cell in (*reversed(writing), *cells):
+                if stop is not None and stop.is_set():
+                    return
+                self._fold(cell)
+        finally:
+            with self._lock:
+                self._sweeping -= 1
+                if not self._sweeping:
+                    self.pinned_bytes = 0
 
     def _fold(self, cell: Cell) -> None:
-        if not cell.raw or not cell.lock.acquire(blocking=False):
+        if cell.drained or not cell.raw or not cell.lock.acquire(blocking=False):
             return
         try:
             with self._lock:
@@ -212,20 +228,19 @@ def fold_raw(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:
 
 
 def drain_cell(combiner: Combiner, cell: Cell) -> pa.Table | None:
-    """All of one cell as one table of partials, for the writer. The cell keeps its rows until the commit."""
+    """All of one cell as one table of partials, for the writer.
+
+    The cell keeps its rows as they are until the commit: so the writer's memory is one cell, and not a second state.
+    """
     with cell.lock:
+        cell.drained = True
         if not combiner.foldable:
             # One chunk: hundreds of short ones cost the writer, and whoever reads them again, more than this copy.
             rows = pa.Table.from_batches(cell.raw, combiner.raw_schema) if cell.raw else None
             return None if rows is None else rows.combine_chunks()
         tables = list(cell.partials)
         if cell.raw:
-            folded = fold_raw(combiner, cell.raw)
-            cell.partials = [*tables, folded]
-            cell.raw, cell.raw_bytes = [], 0
-            tables = cell.partials
+            tables.append(fold_raw(combiner, cell.raw))
         if not tables:
             return None
-        if len(tables) > 1:
-            cell.partials = tables = [combiner.merge(pa.concat_tables(tables))]
-        return tables[0]
+        return tables[0] if len(tables) == 1 else combiner.merge(pa.concat_tables(tables))

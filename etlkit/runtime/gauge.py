@@ -25,7 +25,7 @@ from ..memory.growth import distinct_keys
 from ..memory.thrash import thrash
 from ..memory.wall import Wall, WallPlacement
 
-FULL_SPEED_FOLD_BYTES = 64 << 20
+FULL_SPEED_FOLD_BYTES = 32 << 20
 """Unfolded state that the engine gathers where there is room: folding rarely is what makes a group-by fast."""
 RESTART_S = 0.8
 """Assumed until measured: PATCH, SIGTERM, final checkpoint, new process, first batch."""
