@@ -60,7 +60,9 @@ class Cell:
     def ended(self) -> str:
         if self.exit_code == 0:
             return "done"
-        return {78: "stopped, says why", 75: "waits", 77: "refused", 137: "killed"}.get(self.exit_code, f"{self.exit_code}")
+        return {78: "stopped, says why", 75: "waits", 77: "refused", 137: "killed"}.get(
+            self.exit_code, f"{self.exit_code}"
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

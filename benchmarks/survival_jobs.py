@@ -26,7 +26,7 @@ KEPT: list[bytearray] = []
 def spikes(batch):  # type: ignore[no-untyped-def]
     if batch.column("id")[0].as_py() // batch.num_rows % SPIKE_EVERY == SPIKE_EVERY - 1:
         held = bytearray(SPIKE_BYTES)
-        held[:: 4096] = b"x" * len(held[::4096])
+        held[::4096] = b"x" * len(held[::4096])
     return batch
 
 
@@ -42,13 +42,20 @@ def steady(src: str, out: str) -> ek.Pipeline:
 
 @ek.job
 def growing(src: str, out: str) -> ek.Pipeline:
-    grouped = ek.read_parquet(f"{src}/rows").group_by("key").agg(total=ek.sum("value"), most=ek.max("value"), n=ek.count())
+    grouped = (
+        ek.read_parquet(f"{src}/rows").group_by("key").agg(total=ek.sum("value"), most=ek.max("value"), n=ek.count())
+    )
     return grouped.write_parquet(out)
 
 
 @ek.job
 def spike(src: str, out: str) -> ek.Pipeline:
-    return ek.read_parquet(f"{src}/rows").map_batches(spikes, version="1").filter(ek.col("value") < 500_000).write_parquet(out)
+    return (
+        ek.read_parquet(f"{src}/rows")
+        .map_batches(spikes, version="1")
+        .filter(ek.col("value") < 500_000)
+        .write_parquet(out)
+    )
 
 
 @ek.job
@@ -58,12 +65,21 @@ def huge_row_group(src: str, out: str) -> ek.Pipeline:
 
 @ek.job
 def leak(src: str, out: str) -> ek.Pipeline:
-    return ek.read_parquet(f"{src}/rows").map_batches(keeps, version="1").filter(ek.col("value") < 500_000).write_parquet(out)
+    return (
+        ek.read_parquet(f"{src}/rows")
+        .map_batches(keeps, version="1")
+        .filter(ek.col("value") < 500_000)
+        .write_parquet(out)
+    )
 
 
 @ek.job
 def skewed_join(src: str, out: str) -> ek.Pipeline:
-    return ek.read_parquet(f"{src}/rows").join(ek.read_parquet(f"{src}/names"), left_on="skewed", right_on="k").write_parquet(out)
+    return (
+        ek.read_parquet(f"{src}/rows")
+        .join(ek.read_parquet(f"{src}/names"), left_on="skewed", right_on="k")
+        .write_parquet(out)
+    )
 
 
 def make(folder: Path, rows: int) -> None:
@@ -74,7 +90,9 @@ def make(folder: Path, rows: int) -> None:
 
     number = pa.array(range(rows), pa.int64())
     # A fixed scramble: the same input on every machine.
-    drawn = pc.bit_wise_and(pc.shift_right(pc.multiply(number, pa.scalar(0x9E3779B97F4A7C15 - (1 << 64))), 20), 0x7FFFFFFF)
+    drawn = pc.bit_wise_and(
+        pc.shift_right(pc.multiply(number, pa.scalar(0x9E3779B97F4A7C15 - (1 << 64))), 20), 0x7FFFFFFF
+    )
     key = pc.subtract(drawn, pc.multiply(pc.divide(drawn, rows // 4), rows // 4))
     value = pc.subtract(drawn, pc.multiply(pc.divide(drawn, 1_000_000), 1_000_000))
     skewed = pc.if_else(pc.less(value, 500_000), pa.scalar(7, pa.int64()), key)

@@ -114,6 +114,8 @@ class CheckpointFailed:
     at_s: float
     error: str
     fenced: bool
+    short: bool = False
+    """It was memory that was missing."""
 
 
 @dataclass(frozen=True, slots=True)

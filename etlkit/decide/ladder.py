@@ -24,6 +24,7 @@ WORTH_TIGHT, WORTH_CRITICAL = 0.25, 0.05
 ROOMY = 0.6
 """Below this share of the limit nothing is given up in advance."""
 LONGEST_PATIENCE_S = 160.0
+UNKNOWN_NEED = 1.5
 ASK_AFTER_TRIES = 3
 """Release and spill, then halve the slice; when that has not helped, more memory is what is missing."""
 
@@ -240,6 +241,9 @@ def short_at_the_end(state: State, event: AllocationFailed, policy: Policy) -> S
 
 
 def _needed_in_all(state: State, event: AllocationFailed) -> int:
-    """What one split needs, beside what can't be spilled. It did not fit, so never less than the limit."""
+    """What one split needs, beside what can't be spilled. It did not fit, so always more than the limit."""
     beside = max(0, state.seen.used_bytes - state.seen.state_bytes) if state.seen is not None else 0
-    return max(beside + max(0, event.needed_bytes), state.limit_bytes or 0)
+    limit_bytes = state.limit_bytes or 0
+    known = beside + max(0, event.needed_bytes)
+    # By the estimate it should have fitted, so nobody knows how much is missing (an author's function): half as much again.
+    return known if known >= limit_bytes else int(limit_bytes * UNKNOWN_NEED)

@@ -134,6 +134,12 @@ def _checkpoint_failed(state: State, event: CheckpointFailed, policy: Policy) ->
         return ending.leave(state, Exit.STATE_BUSY, words)
     final = state.saving is not None and state.saving.final
     state = saving.failed(state, event, policy)
+    if event.short and state.ending is None:
+        # What would let the state go does not fit any more: memory is asked for before it is tried again.
+        short = replace(state, needed_bytes=max(state.needed_bytes, state.limit_bytes or 0))
+        asked, out = asking.consider(replace(short, retry_save_at_s=0.0, checkpoint_failures=0), policy, at_once=True)
+        if asked.request is not None:
+            return asked, out
     if state.ending is not None:
         return ending.saved(state, final=final)
     return ending.save_failed(state, event, policy)

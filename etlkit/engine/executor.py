@@ -32,6 +32,7 @@ from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, St
 from .work import GivenUp, Outcome, Task, Workbench, run_task
 
 FEED_WAIT_S = 0.5
+LEAST_SLICE_ROWS = 1024
 SMALL_BYTES = 1 << 20
 """State of less than this is reduced in one split, to one part."""
 PARTITIONS_A_SPLIT = 8
@@ -424,8 +425,11 @@ class Executor:
             self.bench.wall.give_way()
         with self._wake:
             tries = self._tries[str(task)] = self._tries.get(str(task), 0) + 1
-            if short:
+            # An author's function gets the same batches again, and below the smallest slice nothing is left to try.
+            if short and not task.stage.has_author_functions and self._slice_rows > LEAST_SLICE_ROWS:
                 self._short.add(str(task))
+            else:
+                self._short.discard(str(task))
             self._pending.appendleft(task)
             self._rows_seen = 0
             self._held = self._held or not isinstance(error, GivenUp)

@@ -9,6 +9,7 @@ sinks publish · phase *done*. A crash anywhere is rolled forward from the newes
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 import time
@@ -32,12 +33,15 @@ from ..engine.executor import Capture, Executor, reduce_groups
 from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
 from ..errors import EtlkitError, FencedError, StateError
 from ..io.sink import Part, ShowsEarly, ShowsEmpty
-from ..memory.allocation import is_allocation_failure
+from ..memory.allocation import is_allocation_failure, release_pools
 from .opening import parts_of
-
 
 FAN_IN, FAN_IN_OF_ROWS = 8, 64
 """Runs that are merged into one. Merging makes groups fewer; whole rows it only writes again, to have fewer files."""
+
+
+PAUSE_S = 10.0
+"""How long running splits are waited for when a checkpoint needs their memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ class Checkpointer:
             try:
                 report = self._write(wanted)
             except BaseException as error:
-                report = NotWritten(wanted, error)
+                report = self._write_alone(wanted, error) if is_allocation_failure(error) else NotWritten(wanted, error)
             self.busy = not self._queue.empty()
             self._post(report)
             if isinstance(report, Written) and self._snapshot().phase is Phase.PUBLISHING:
@@ -153,6 +157,35 @@ class Checkpointer:
             return error
         self._unseen = []
         return None
+
+    def _write_alone(self, wanted: Wanted, error: BaseException) -> Report:
+        """Memory ran out beside the workers: an intent goes without the state, anything else once they have stopped."""
+        try:
+            if wanted.then is not None:
+                return self._write_facts(wanted)
+            self._executor.pause(PAUSE_S)
+            self._make_room()
+            return self._write(wanted)
+        except BaseException as again:
+            return NotWritten(wanted, again if not is_allocation_failure(again) else error)
+        finally:
+            self._executor.resume()
+
+    def _make_room(self) -> None:
+        """Let go what can be let go. The wall opens no further than its margin: more of it was an OOM kill (ADR 11)."""
+        wall = self._executor.bench.wall
+        if wall is not None:
+            wall.give_way()
+        gc.collect()
+        release_pools()
+
+    def _write_facts(self, wanted: Wanted) -> Report:
+        """The facts alone: what is finished stays unsaved. More memory must not wait for memory to ask for it."""
+        self._make_room()
+        committed = self._state_dir.commit(Delta(wanted.reason, {}, wanted.facts, self._snapshot().phase))
+        if wanted.then is not None:
+            wanted.then()
+        return Written(committed, wanted, 0)
 
     def _write(self, wanted: Wanted) -> Report:
         executor = self._executor

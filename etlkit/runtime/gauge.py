@@ -89,7 +89,8 @@ class Gauge:
         self.peak_bytes = max(self.peak_bytes, sample.used_bytes)
         self._bases.append(max(0, sample.used_bytes - pa.total_allocated_bytes()))
         base = min(self._bases)
-        capacity = self._capacity_bytes(sample, self.wall.raise_to(sample.limit_bytes, sample), base)
+        placement = self.wall.raise_to(sample.limit_bytes, sample)
+        capacity = self._capacity_bytes(sample, placement, base)
         if capacity != self.ledger.capacity_bytes:
             self.ledger.resize(capacity)
         if figures.stage != self._stage:

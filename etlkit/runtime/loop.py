@@ -22,7 +22,7 @@ from ..engine import executor as engine
 from ..errors import EtlkitError, FencedError
 from ..exits import Exit
 from ..memory import interval_s
-from ..memory.allocation import release_pools
+from ..memory.allocation import is_allocation_failure, release_pools
 from . import checkpointer as saving
 from . import learned, notes
 from .checkpointer import Checkpointer, Wanted, as_state_error
@@ -356,7 +356,8 @@ class Loop:
         if not isinstance(known, FencedError) and known.exit_code in PERMANENT:
             self._step(events.WorkFailed(now_s(), int(known.exit_code), str(known)))
         elif wanted.decided or self.state.saving is None or isinstance(known, FencedError):
-            self._step(events.CheckpointFailed(now_s(), str(known), isinstance(known, FencedError)))
+            fenced = isinstance(known, FencedError)
+            self._step(events.CheckpointFailed(now_s(), str(known), fenced, short=is_allocation_failure(error)))
         self._go_on_if(wanted.reason)
         if not wanted.decided and self.ended is None:
             self._retry = (now_s() + RETRY_S, wanted)

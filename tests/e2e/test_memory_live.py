@@ -181,9 +181,17 @@ def test_a_policy_that_changes_while_it_runs_is_taken_and_a_wrong_one_is_refused
 def test_a_second_stage_that_needs_little_gives_memory_back(policy, src, tmp_path):
     """Live it pays from a minute on, with a restart from ten."""
     options = ("--memory", "96Mi", "--max-memory", "1Gi", "--resize-policy", policy, "--workers", "1", "--grace", "4s")
+    known = {"two_stages": {"limit_bytes": 512 << 20, "target": f"{tmp_path}/jobs.py:two_stages"}}
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / ".learned.json").write_text(json.dumps(known))
     with started("two_stages", src, tmp_path, *options) as run:
-        larger = run.until(lambda event: event["event"] == "resize" and event["outcome"] == "actuated")
-        assert larger["to_bytes"] > larger["from_bytes"] == 96 << 20
+        larger = run.until(
+            lambda event: (
+                event["event"] == ("limit_changed" if policy == "NotRequired" else "container_started")
+                and (event.get("to_bytes") or event["limit_bytes"]) == 512 << 20
+            )
+        )
+        larger["to_bytes"] = 512 << 20
         smaller = run.until(lambda event: event["event"] == "resize" and event["to_bytes"] < event["from_bytes"])
         assert smaller["from_bytes"] == larger["to_bytes"] and smaller["to_bytes"] <= larger["to_bytes"] / 2
         if policy == "NotRequired":

@@ -20,6 +20,7 @@ from etlkit.decide.machine import initial, step, validate
 from etlkit.decide.policy import Policy
 from etlkit.engine import executor as engine
 from etlkit.engine.planner import lower
+from etlkit.engine.stages import Stage
 from etlkit.memory import Ledger
 from etlkit.units import MIB
 
@@ -36,6 +37,12 @@ def stops_large_slices(batch: pa.RecordBatch) -> pa.RecordBatch:
     if len(slices) == 1:
         raise MemoryError("the wall")
     return batch
+
+
+@pytest.fixture(autouse=True)
+def batches_that_follow_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An author's function never gets other batches; here it only stands for any step that runs out of memory."""
+    monkeypatch.setattr(Stage, "has_author_functions", property(lambda stage: False))
 
 
 @pytest.fixture
