@@ -23,7 +23,7 @@ import yaml
 
 from etlkit.cli import submit
 from etlkit.kube.cluster import Cluster
-from etlkit.kube.watch import JobWatch, Look
+from etlkit.kube.watch import JOB_NAME, JobWatch, Look
 from etlkit.manifest.patch import merge
 from tests.conftest import REPOSITORY
 
@@ -122,7 +122,8 @@ class Story:
             "image": self.image,
             "imagePullPolicy": "IfNotPresent",
             "command": command,
-            "resources": {side: {"cpu": "200m", "memory": "512Mi"} for side in ("requests", "limits")},
+            # A small request: the largest init container's is the pod's, and would be room that a resize needs not ask for.
+            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -130,6 +131,10 @@ class Story:
             },
             "volumeMounts": [{"name": "data", "mountPath": self.root}, {"name": "tmp", "mountPath": "/tmp"}],
         }
+
+    def placed(self, name: str) -> bool:
+        pods = self.api.list("Pod", labelSelector=f"{JOB_NAME}={name}").body.get("items") or []
+        return any(pod["spec"].get("nodeName") for pod in pods)
 
     def watch(self, name: str) -> Watched:
         return Watched(JobWatch(self.api, name))
@@ -256,11 +261,14 @@ def grows_and_finishes(story: Story, folder: Path, shape: str, memory: str = "16
     assert story.api.get("Job", name).ok
 
 
-def is_deferred_and_then_granted(story: Story, folder: Path, fill: Callable[[str], Callable[[], None]]) -> None:
+def is_deferred_and_then_granted(
+    story: Story, folder: Path, fill: Callable[[str], Callable[[], None]], memory: str = "160Mi", *more: str
+) -> None:
     """Behind a blocker the job goes on within its limit; when the blocker leaves, it gets its room."""
-    name = story.submit(folder, "live", "160Mi", "1Gi")
+    name = story.submit(folder, "live", memory, "1Gi", *more)
     watched = story.watch(name)
-    watched.until("it runs", lambda: watched.of("attempt_started"))
+    # Before it can have asked: while it seeds its input, or imports.
+    watched.until("it is placed", lambda: story.placed(name))
     leave = fill("16Mi")
     try:
         watched.until("it is deferred", lambda: [e for e in watched.of("resize") if e["outcome"] == "deferred"])
