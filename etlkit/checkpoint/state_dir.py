@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from ..errors import ConfigError, StateError
+from ..errors import ConfigError, FencedError, StateError
 from . import history, shelf, verify
 from .fence import Fence
 from .folding import Folding
@@ -242,6 +242,19 @@ class StateDir:
         with self._mutex:
             self._writable()
             self._fence.check()
+
+    @contextlib.contextmanager
+    def or_fenced(self) -> Iterator[None]:
+        """Whatever fails inside is told as ``FencedError`` if another run has claimed the state since it was opened: files that
+        were ours are gone, or an output is there that was not, because it went on without us."""
+        try:
+            yield
+        except FencedError:
+            raise
+        except Exception:
+            with self._mutex, contextlib.suppress(StateError):
+                self._fence.check()
+            raise
 
     def run_writer(self, stage: int, level: int = 0) -> RunWriter:
         """A new run file, needed by nobody until a commit names it."""

@@ -197,16 +197,17 @@ def _attempt(
     ended: Ended | None = None
     signals = _Signals(inbox, pod.grace_s if pod is not None else DEFAULT_GRACE_S)
     try:
-        # Every thread that may ever be needed: once the wall is up, a new one's stack may not fit.
-        executor.start()
-        executor.set_workers(cores.workers)
-        checkpointer.start()
-        watcher.start()
-        if not executor.begin(opened.snapshot):
-            checkpointer.publish_now()
-        _emit_planned(emit, executor)
-        ended = loop.run(_restarts_left(settings, pod))
-        return _finish(request, opened, loop, ended, executor, checkpointer, emit, signals, began_s)
+        with opened.state_dir.or_fenced():
+            # Every thread that may ever be needed: once the wall is up, a new one's stack may not fit.
+            executor.start()
+            executor.set_workers(cores.workers)
+            checkpointer.start()
+            watcher.start()
+            if not executor.begin(opened.snapshot):
+                checkpointer.publish_now()
+            _emit_planned(emit, executor)
+            ended = loop.run(_restarts_left(settings, pod))
+            return _finish(request, opened, loop, ended, executor, checkpointer, emit, signals, began_s)
     finally:
         signals.restore()
         wall.lift()

@@ -97,7 +97,8 @@ def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, obje
         open_store(request.state), request.lock_wait_s, keep=request.keep, discard=request.restart
     )
     try:
-        return _take(request, plan, state_dir, identity, parts, inventory, limit_bytes, ended)
+        with state_dir.or_fenced():
+            return _take(request, plan, state_dir, identity, parts, inventory, limit_bytes, ended)
     except BaseException:
         state_dir.close()
         raise
