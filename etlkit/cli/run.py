@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     settings = load(vars(args))
     if (code := prepare(sys.argv[1:], settings, args.target)) is not None:
         return code
+    from ..errors import EtlkitError
+    from ..kube import termination
     from ..observe.progress import make_renderer
     from ..plan.job import load as load_job
     from ..runtime.api import execute, make_request
@@ -57,7 +59,12 @@ def run(args: argparse.Namespace) -> int:
         job, parameters_of(args.set), settings, target=args.target, run_id=args.run_id, restart=args.restart
     )
     stream = sys.stdout if settings.progress == "json" else sys.stderr
-    result = execute(request, settings, make_renderer(settings.progress, stream))
+    try:
+        result = execute(request, settings, make_renderer(settings.progress, stream))
+    except EtlkitError as error:
+        termination.write(termination.ending(int(error.exit_code), error.message, remedy=error.remedy))
+        raise
+    termination.write(termination.ending(result.exit_code, result.reason, attempt=result.attempts))
     if result.exit_code != 0:
         if settings.progress != "json":
             print(f"interrupted: {result.reason}; the same command goes on", file=sys.stderr)
