@@ -67,7 +67,7 @@ class Cell:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
-    parser.add_argument("--rows", type=int, default=4_000_000)
+    parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--jobs", default=",".join(NAMES))
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--rivals", default=",".join(RIVALS), help="empty for none")
