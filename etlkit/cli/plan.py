@@ -15,6 +15,7 @@ HELP = "what would run: stages, splits, projected peak memory, the limit it woul
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="jobs/x.py, package.module:name or jobs/many.py:name")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="a parameter of the job")
+    parser.add_argument("--state", metavar="DIR", help="use what earlier runs of this job have learned there")
     parser.add_argument("--max-memory", metavar="SIZE", help="refuse (78) what cannot fit under this")
     parser.add_argument("--workers", metavar="N", help="splits at once (default: the CPU quota)")
     parser.add_argument("--json", action="store_true", help="one object instead of a table")
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..engine.planner import lower
+    from ..runtime import learned
     from ..errors import ConfigError
     from ..plan.job import load as load_job
     from ..runtime.api import make_request, policy_for, worker_count
@@ -35,11 +37,12 @@ def run(args: argparse.Namespace) -> int:
     )
     plan = lower(request.pipelines)
     found = forecast(plan, settings.workers or worker_count(), policy_for(settings, None))
+    known = learned.for_target(settings.state, args.target) if settings.state else learned.Learned()
     if args.json:
         import orjson
 
         sys.stdout.write(
-            orjson.dumps({"job": request.job, **asdict(found)}, option=orjson.OPT_INDENT_2).decode() + "\n"
+            orjson.dumps({"job": request.job, **asdict(found), "learned": known.to_json()}, option=orjson.OPT_INDENT_2).decode() + "\n"
         )
     else:
         print(f"{request.job}: {len(found.stages)} stages, {found.workers} workers")
@@ -51,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
         most, least = format_bytes(found.projected_bytes), format_bytes(found.floor_bytes)
         print(f"at full speed it needs at most about {most}, at the least {least}")
         print(f"a limit that holds that: {quantity_bytes(found.suggested_bytes)}")
+        if known.peak_bytes:
+            asks = f"; a start asks for {quantity_bytes(known.limit_bytes)}" if known.limit_bytes else "; its limit did"
+            print(f"learned: the run before used at most {format_bytes(known.peak_bytes)}{asks}")
     if settings.max_memory_bytes is not None and found.floor_bytes > settings.max_memory_bytes:
         raise ConfigError(
             f"'{request.job}' needs at least {format_bytes(found.floor_bytes)}, "
