@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..engine.planner import lower
-    from ..runtime import learned
     from ..errors import ConfigError
     from ..plan.job import load as load_job
+    from ..runtime import learned
     from ..runtime.api import make_request, policy_for, worker_count
     from ..runtime.planning import forecast
     from ..settings import load
@@ -37,12 +37,15 @@ def run(args: argparse.Namespace) -> int:
     )
     plan = lower(request.pipelines)
     found = forecast(plan, settings.workers or worker_count(), policy_for(settings, None))
-    known = learned.for_target(settings.state, args.target) if settings.state else learned.Learned()
+    known = learned.of_note(settings.state, request.job) if settings.state else learned.Learned()
     if args.json:
         import orjson
 
         sys.stdout.write(
-            orjson.dumps({"job": request.job, **asdict(found), "learned": known.to_json()}, option=orjson.OPT_INDENT_2).decode() + "\n"
+            orjson.dumps(
+                {"job": request.job, **asdict(found), "learned": known.to_json()}, option=orjson.OPT_INDENT_2
+            ).decode()
+            + "\n"
         )
     else:
         print(f"{request.job}: {len(found.stages)} stages, {found.workers} workers")

@@ -77,6 +77,11 @@ def for_target(state: str, target: str) -> Learned:
     return found[-1] if found else Learned()
 
 
+def of_note(state: str, job: str) -> Learned:
+    """From the note alone, by the job's name."""
+    return of_job({"learned": notes.read(state, notes.LEARNED)}, job)
+
+
 def resume_size(resizes: Sequence[Mapping[str, Any]]) -> int | None:
     """Where the unfinished run stands: at the newest size that was granted, or that is being granted now."""
     standing = ("actuated", "requested", "in_progress")
