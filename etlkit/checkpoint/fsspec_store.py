@@ -87,7 +87,7 @@ class FsspecStore:
                 return []
 
         plain = {path.rstrip("/").rpartition("/")[2] for path in self._call("list", self._root, look)}
-        return sorted(name for name in plain - {"manifests", "runs", "lists", ""} if not name.startswith("."))
+        return sorted(name for name in plain - {"manifests", "runs", "lists", "events", ""} if not name.startswith("."))
 
     def names(self, folder: str) -> list[str]:
         return list(self.sizes(folder))

@@ -2,7 +2,7 @@
 
 Covers writing it so that several processes may append at once and a crash leaves at most one torn line, bounding its size, and
 reading it. The log is for people and tools: nothing is decided by it and no result depends on it, so it is not synced, and a
-disk that takes no more events does not stop the job (the checkpoint will say that the disk is full).
+disk that takes no more events does not stop the job (the checkpoint will say that the disk is full). Behind a URL: stored_events.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,37 @@ def stamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def as_line(event: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The event stamped with the time, and the line that says so."""
+    record = {"event": event, "at": stamp(), **{name: value for name, value in fields.items() if name != "at"}}
+    return record, orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
+
+
+def thinned(lines: Sequence[bytes]) -> list[bytes]:
+    """Fewer ``progress`` lines in the older half; every other line stays."""
+    middle = len(lines) // 2
+    kept: list[bytes] = []
+    seen = 0
+    for line in lines[:middle]:
+        if _PROGRESS_MARK in line[:32]:
+            seen += 1
+            if seen % _KEEP_EVERY:
+                continue
+        kept.append(line)
+    return [*kept, *lines[middle:]]
+
+
+def records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """What whole lines say; one that was torn by a crash, or is still being written, says nothing."""
+    for line in lines:
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and "event" in record and "at" in record:
+            yield record
+
+
 class EventLog:
     """Appends to ``path``. One ``os.write`` a line, so lines of several processes do not mix."""
 
@@ -45,8 +76,7 @@ class EventLog:
 
         Never raises for a full or broken disk.
         """
-        record = {"event": event, "at": stamp(), **{name: value for name, value in fields.items() if name != "at"}}
-        line = orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
+        record, line = as_line(event, fields)
         try:
             self._write(line)
         except OSError:
@@ -92,17 +122,7 @@ class EventLog:
         The next time comes when it has grown by half again: with many other events the file may pass the bound, but
         rewriting it never costs more than a fixed share of writing it.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        middle = len(lines) // 2
-        kept: list[bytes] = []
-        seen = 0
-        for line in lines[:middle]:
-            if _PROGRESS_MARK in line[:32]:
-                seen += 1
-                if seen % _KEEP_EVERY:
-                    continue
-            kept.append(line)
-        kept.extend(lines[middle:])
+        kept = thinned(self.path.read_bytes().splitlines(keepends=True))
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         beside.write_bytes(b"".join(kept))
         beside.replace(self.path)
@@ -114,13 +134,7 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     if not Path(path).is_file():
         return
     with open(path, "rb") as file:
-        for line in file:
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue  # torn by a crash, or still being written
-            if isinstance(record, dict) and "event" in record and "at" in record:
-                yield record
+        yield from records(file)
 
 
 def _lock(fd: int) -> None:

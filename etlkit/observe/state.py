@@ -17,10 +17,9 @@ import orjson
 
 from ..checkpoint import Phase, Snapshot, StateDir
 from ..errors import ConfigError
-from .events import read_events
+from .stored_events import read_log
 from .story import tell
 
-EVENTS = "events.jsonl"
 LOCK = "writer.lock"
 FRESH = timedelta(seconds=15)
 """A run on another machine is taken to be alive for so long after its last event."""
@@ -47,7 +46,7 @@ def observe(state: str | os.PathLike[str]) -> Observed:
         state_dir.close()
     if snapshot is None:
         raise ConfigError(f"{place}: no run has begun here", "name the folder that --state named")
-    events = list(read_events(Path(place) / EVENTS))
+    events = list(read_log(place))
     running = _is_running(Path(place), snapshot, events)
     return Observed(snapshot, events, tell(snapshot, events, running=running), warnings)
 

@@ -30,6 +30,7 @@ from ..memory import Ledger, MemoryReader, SplitForecast, find_cpu_reader, find_
 from ..memory.wall import Wall
 from ..observe.events import EventLog
 from ..observe.progress import Renderer, make_renderer
+from ..observe.stored_events import StoredEventLog, open_log
 from ..plan.job import Job, as_pipelines
 from ..plan.pipeline import Pipeline
 from ..settings import DEFAULT_GRACE_S, Settings, load
@@ -42,7 +43,6 @@ from .opening import AlreadyDone, Opened, Request, open_run
 from .policy_file import PolicyWatcher, Refused, Taken, given_options, policy_from
 
 FACTS_WAIT_S = 3.0
-EVENTS = "events.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def _attempt(
 ) -> RunResult:
     policy = policy_for(settings, pod)
     cores = _cores(settings, pod, inbox)
-    log = EventLog(Path(request.state) / EVENTS)
+    log = open_log(request.state)
     emit = _emitter(log, renderer)
     ledger = Ledger(None)
     wall = Wall()
@@ -332,7 +332,7 @@ def _ended_before(pod: PodView | None) -> dict[str, object] | None:
     return {"exit_code": last.exit_code, "ended_by": last.reason if last.reason != "Error" else "killed"}
 
 
-def _emitter(log: EventLog, renderer: Renderer) -> Callable[..., None]:
+def _emitter(log: EventLog | StoredEventLog, renderer: Renderer) -> Callable[..., None]:
     def emit(event: str, **fields: object) -> None:
         renderer.feed(log.append(event, **fields))
 
