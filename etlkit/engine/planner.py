@@ -21,6 +21,7 @@ from ..io.watch import WatchSource, same_folder
 from ..plan import nodes
 from ..plan.aggregates import Aggregate, first
 from ..plan.expr import Column, Expr, col
+from ..plan.operands import common_type
 from ..plan.pipeline import Pipeline
 from .aggregate import plan_aggregates
 from .combiners import FirstRows
@@ -116,20 +117,26 @@ class _Lowering:
                 "union: splits of a watched folder are numbered last, so there can be one, and it comes last",
                 "write other.union(ek.watch_dir(...))",
             )
-        first = streams[0].schema
-        aligned = [streams[0]]
+        names = streams[0].schema.names
         for stream in streams[1:]:
-            if set(stream.schema.names) != set(first.names):
+            if set(stream.schema.names) != set(names):
                 raise PlanError(
-                    f"union: columns {sorted(stream.schema.names)} are not {sorted(first.names)}",
+                    f"union: columns {sorted(stream.schema.names)} are not {sorted(names)}",
                     "select the same ones",
                 )
-            casts = tuple(
-                (name, col(name) if stream.schema.field(name).type == kind else col(name).cast(kind))
-                for name, kind in zip(first.names, first.types, strict=True)
-            )
-            aligned.append(self._with(stream, ProjectOp(casts)))
-        return aligned
+        kinds = {name: _common(name, streams) for name in names}
+        return [self._aligned(stream, kinds) for stream in streams]
+
+    def _aligned(self, stream: _Stream, kinds: dict[str, pa.DataType]) -> _Stream:
+        """The stream's columns in the order and the types that a union has."""
+        schema = stream.schema
+        if schema.names == list(kinds) and schema.types == list(kinds.values()):
+            return stream
+        casts = (
+            (name, col(name) if schema.field(name).type == kind else col(name).cast(kind))
+            for name, kind in kinds.items()
+        )
+        return self._with(stream, ProjectOp(tuple(casts)))
 
     def _step(self, stream: _Stream, node: nodes.Node) -> _Stream:
         names = stream.schema.names
@@ -392,6 +399,18 @@ def _at_least_one(schema: pa.Schema, wanted: Sequence[str], keys: Sequence[str])
     """The wanted columns, in the order of the schema. If none is, one that travels anyway: rows must still be counted."""
     names = [name for name in schema.names if name in wanted]
     return names or [min(keys or schema.names, key=lambda name: value_bytes(schema.field(name).type))]
+
+
+def _common(name: str, streams: Sequence[_Stream]) -> pa.DataType:
+    """The type that holds a column's values of every stream of a union."""
+    kind = streams[0].schema.field(name).type
+    for stream in streams[1:]:
+        other = stream.schema.field(name).type
+        common = common_type(kind, other)
+        if common is None:
+            raise PlanError(f"union: '{name}' is {kind} in one and {other} in another", "cast one of them")
+        kind = common
+    return kind
 
 
 def _groups_at_most(streams: Sequence[_Stream], keys: Sequence[str]) -> int | None:

@@ -130,6 +130,8 @@ class ExplodeStep:
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         lists = batch.column(self.column)
+        if pa.types.is_fixed_size_list(lists.type):
+            lists = lists.cast(pa.list_(lists.type.value_field))
         # A null or empty list keeps its row, as in DuckDB's left join with unnest and in Polars' explode.
         hollow = pc.fill_null(pc.less(pc.list_value_length(lists), 1), True)
         if pc.any(hollow).as_py():

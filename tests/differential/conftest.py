@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,8 @@ def tpch_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             continue
         save(table, made / folder.stem)
+        if folder.stem in ("orders", "customer"):
+            save_as_text(table, made, folder.stem)
     return made
 
 
@@ -69,12 +73,33 @@ def flights_duckdb(flights_data: Path) -> duckdb.DuckDBPyConnection:
     return connect(flights_data)
 
 
+def save_as_text(table: pa.Table, made: Path, name: str) -> None:
+    """The same in ``NAME_csv``, ``NAME_csv_gz``, ``NAME_json`` and ``NAME_ipc``."""
+    plain = pa.schema([f.with_type(pa.string()) if pa.types.is_string_view(f.type) else f for f in table.schema])
+    table = table.cast(plain)
+    folders = {suffix: made / f"{name}_{suffix}" for suffix in ("csv", "csv_gz", "json", "ipc")}
+    for folder in folders.values():
+        folder.mkdir()
+    pc.write_csv(table, folders["csv"] / "0.csv")
+    (folders["csv_gz"] / "0.csv.gz").write_bytes(gzip.compress((folders["csv"] / "0.csv").read_bytes(), 1))
+    with (folders["json"] / "0.jsonl").open("w") as file:
+        for row in table.to_pylist():
+            file.write(json.dumps(row, default=str) + "\n")
+    with pa.ipc.new_file(folders["ipc"] / "0.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=ROW_GROUP)
+
+
+READERS = {"parquet": "read_parquet", "csv": "read_csv", "csv.gz": "read_csv", "jsonl": "read_json"}
+
+
 def connect(data: Path) -> duckdb.DuckDBPyConnection:
-    """DuckDB with a view for each folder of Parquet files."""
+    """DuckDB with a view for each folder of files that it can read."""
     made = duckdb.connect()
     made.execute("SET threads = 1; SET TimeZone = 'UTC'")
     for folder in sorted(data.iterdir()):
-        made.execute(f"CREATE VIEW \"{folder.name}\" AS SELECT * FROM read_parquet('{folder}/*.parquet')")
+        for suffix, reader in READERS.items():
+            if any(folder.glob(f"*.{suffix}")):
+                made.execute(f"CREATE VIEW \"{folder.name}\" AS SELECT * FROM {reader}('{folder}/*.{suffix}')")
     return made
 
 

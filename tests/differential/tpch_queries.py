@@ -166,6 +166,9 @@ STEPS = [
           d("customer").select(k=col("c_custkey"), o_orderkey=col("c_nationkey").cast("int64"))),
           "select o_orderkey, o_custkey k from orders union all select c_nationkey, c_custkey from customer", ordered=True),
     Query("union of one table with itself", lambda d: d("nation").union(d("nation"), d("nation")), "from nation union all from nation union all from nation"),
+    Query("union of types that differ", lambda d: d("nation").select(k=col("n_nationkey").cast("int8"), x=col("n_regionkey").cast("int32"), t=col("n_name")).union(
+          d("orders").select(k=col("o_orderkey"), x=col("o_totalprice"), t=col("o_comment").cast(pa.large_string()))),
+          "select n_nationkey k, n_regionkey x, n_name t from nation union all select o_orderkey, o_totalprice, o_comment from orders", ordered=True),
     Query("distinct", lambda d: d("lineitem").select("l_returnflag", "l_linestatus", "l_shipmode").distinct(),
           "select distinct l_returnflag, l_linestatus, l_shipmode from lineitem"),
     Query("distinct of many", lambda d: d("lineitem").select("l_partkey", "l_suppkey").distinct(), "select distinct l_partkey, l_suppkey from lineitem"),
@@ -349,4 +352,35 @@ JOBS = [
           write=lambda p, out: p.write_ipc(out), read=read_ipc),
 ]  # fmt: skip
 
-QUERIES = table_of([*STEPS, *GROUPS, *JOINS, *SORTS, *JOBS])
+def csv(d: Data, table: str) -> ek.Pipeline:
+    return ek.read_csv(d.path(table))
+
+
+def json_lines(d: Data, table: str) -> ek.Pipeline:
+    return ek.read_json(d.path(table))
+
+
+def ipc(d: Data, table: str) -> ek.Pipeline:
+    return ek.read_ipc(d.path(table))
+
+
+FORMATS = [
+    Query("csv as it is", lambda d: csv(d, "orders_csv"), "from orders_csv", ordered=True),
+    Query("csv, filtered and grouped", lambda d: csv(d, "orders_csv").filter(col("o_orderdate") >= day("1995-01-01")).group_by("o_orderpriority").agg(n=ek.count(), least=ek.min("o_totalprice"), last=ek.last("o_comment")),
+          """select o_orderpriority, count(*) n, min(o_totalprice) least, last(o_comment order by o_orderkey) "last" from orders_csv
+             where o_orderdate >= date '1995-01-01' group by 1"""),
+    Query("csv with a schema, exactly", lambda d: ek.read_csv(d.path("orders_csv"), schema={"o_totalprice": pa.decimal128(15, 2)}).group_by("o_custkey").agg(total=ek.sum("o_totalprice")),
+          "select o_custkey, sum(o_totalprice) total from orders group by 1"),
+    Query("csv in gzip, joined with parquet", lambda d: csv(d, "orders_csv_gz").select("o_orderkey", "o_custkey").join(d("customer").select("c_custkey", "c_acctbal"), left_on="o_custkey", right_on="c_custkey"),
+          "select o_orderkey, o_custkey, c_acctbal from orders_csv_gz join customer on o_custkey = c_custkey"),
+    Query("json as it is", lambda d: json_lines(d, "customer_json"), "from customer_json", ordered=True),
+    Query("json, sorted", lambda d: json_lines(d, "orders_json").select("o_clerk", "o_orderkey", "o_shippriority").sort("o_clerk", "o_orderkey"),
+          "select o_clerk, o_orderkey, o_shippriority from orders_json order by 1, 2", ordered=True),
+    Query("ipc, grouped", lambda d: ipc(d, "orders_ipc").group_by("o_orderstatus", "o_orderpriority").agg(total=ek.sum("o_totalprice"), n=ek.count_distinct("o_custkey")),
+          "select o_orderstatus, o_orderpriority, sum(o_totalprice) total, count(distinct o_custkey) n from orders group by 1, 2"),
+    Query("union of four formats", lambda d: csv(d, "orders_csv").select("o_orderkey", "o_comment").union(
+          json_lines(d, "orders_json").select("o_comment", "o_orderkey"), ipc(d, "orders_ipc").select("o_orderkey", "o_comment"), d("orders").select("o_orderkey", "o_comment")).group_by("o_comment").agg(n=ek.count(), s=ek.sum("o_orderkey")),
+          "select o_comment, count(*) * 4 n, sum(o_orderkey) * 4 s from orders group by 1"),
+]  # fmt: skip
+
+QUERIES = table_of([*STEPS, *GROUPS, *JOINS, *SORTS, *JOBS, *FORMATS])

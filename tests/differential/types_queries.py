@@ -41,6 +41,7 @@ class EveryType:
             rows().distinct(key).select(key, "n"),
             rows().select("n", key, "lists").join(right, on=key, how=how),
             rows().sort(key, descending=down).limit(5).select("n"),
+            rows().select("n", "lists", key).explode("lists").rename(lists="item"),
         ]  # fmt: skip
         return [pipeline.write_ipc(str(out / str(at))) for at, pipeline in enumerate(several)]
 
