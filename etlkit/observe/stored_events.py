@@ -1,9 +1,9 @@
 """The event log of a state that is kept behind a URL, and the choice between it and a file.
 
-An object store cannot append. So each attempt has an object of its own, ``events/TIME-PID.jsonl``, that is put anew from memory every
-few seconds on a thread of its own, and once more at the end. Covers that, its bounds (of memory, and of attempts that are kept), and
-reading all of them as one log. What is lost with a kill is the last seconds of a log by which nothing is decided; a store that does
-not answer costs the job nothing but those.
+An object store cannot append. So each attempt has an object of its own, ``events/TIME-PID.jsonl``, that is put anew from memory on a
+thread of its own: soon at first, every few seconds later, and once more at the end. Covers that, its bounds (of memory, and of
+attempts that are kept), and reading all of them as one log. What is lost with a kill is the last seconds of a log by which nothing is
+decided; a store that does not answer costs the job nothing but those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from .events import EventLog, as_line, read_events, records, stamp, thinned
 
 FOLDER = "events"
 FILE = "events.jsonl"
-PUT_EVERY_S = 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+CLOSE_WAIT_S = 5.0
 MAX_BYTES = 2 << 20
 ATTEMPTS_KEPT = 32
 
@@ -28,10 +29,10 @@ ATTEMPTS_KEPT = 32
 class StoredEventLog:
     """As ``EventLog``: ``append`` and ``close``, which never raise for a store that fails."""
 
-    def __init__(self, store: Store, put_every_s: float = PUT_EVERY_S, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, store: Store, max_bytes: int = MAX_BYTES) -> None:
         self.name = f"{FOLDER}/{stamp().replace(':', '').replace('-', '')}-{os.getpid():x}.jsonl"
         self._store = store
-        self._put_every_s = put_every_s
+        self._pause_s = FIRST_PAUSE_S
         self._thin_at_bytes = self._max_bytes = max_bytes
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -59,7 +60,7 @@ class StoredEventLog:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join(self._put_every_s)
+        self._thread.join(CLOSE_WAIT_S)
 
     def _run(self) -> None:
         self._forget_old()
@@ -75,7 +76,8 @@ class StoredEventLog:
         """Until there is something to put. The first event goes at once, those after it together. False at the end."""
         with self._changed:
             if self._bytes and not self._closed:
-                self._changed.wait_for(lambda: self._closed, self._put_every_s)
+                self._changed.wait_for(lambda: self._closed, self._pause_s)
+                self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             self._changed.wait_for(lambda: self._dirty or self._closed)
             return self._dirty
 
