@@ -127,6 +127,9 @@ def execute(request: Request, settings: Settings, renderer: Renderer) -> RunResu
     resizer = _resizer(settings, inbox, reader)
     try:
         pod = resizer.facts(FACTS_WAIT_S) if resizer is not None else None
+        if pod is not None and pod.restart_count:
+            # The container was restarted with the same command: what --restart discarded is gone, this is the new run.
+            request = replace(request, restart=False)
         opened = open_run(request, reader.limit_bytes(), _ended_before(pod))
         if isinstance(opened, AlreadyDone):
             return RunResult(

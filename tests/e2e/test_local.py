@@ -89,3 +89,10 @@ def test_without_leave_to_grow_it_asks_nobody(src, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert story["resizes"] == [] and story["oom_kills"] == 0
     assert_same(read_output(tmp_path / "out"), part_revenue(src), ["l_partkey"])
+
+
+def test_restart_discards_once_and_not_at_each_start_of_the_container(src, tmp_path):
+    done, story = local(src, tmp_path, "--max-memory", "1Gi", "--restart")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [attempt["exit_code"] for attempt in story["attempts"]] == [75, 0]
+    assert story["attempts"][1]["resumed_from"] is not None
