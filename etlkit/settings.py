@@ -141,7 +141,9 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
 
 _KEYS = (
     _Key("state", "state", _text, "a folder or a URL"),
-    _Key("checkpoint_every", "checkpoint_every_s", _interval, "a duration above zero, such as 500ms, 1s or 2m, or none"),
+    _Key(
+        "checkpoint_every", "checkpoint_every_s", _interval, "a duration above zero, such as 500ms, 1s or 2m, or none"
+    ),
     _Key("workers", "workers", _count, "a whole number from 1"),
     _Key("max_memory", "max_memory_bytes", _memory, "a quantity such as 512Mi or 2Gi"),
     _Key("max_cpu", "max_cores", _cores, "cores such as 2 or 1500m"),

@@ -55,7 +55,11 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         "input": "the input files",
         "format": "the version of etlkit's plans",
     }
-    return [words.get(part, part) for part in dict.fromkeys((*words, *before)) if before.get(part) != now.get(part) and part in before]
+    return [
+        words.get(part, part)
+        for part in dict.fromkeys((*words, *before))
+        if before.get(part) != now.get(part) and part in before
+    ]
 
 
 def changed_files(before: Sequence[Sequence[object]], now: Sequence[tuple[str, int, str]]) -> list[str]:

@@ -352,6 +352,7 @@ JOBS = [
           write=lambda p, out: p.write_ipc(out), read=read_ipc),
 ]  # fmt: skip
 
+
 def csv(d: Data, table: str) -> ek.Pipeline:
     return ek.read_csv(d.path(table))
 

@@ -24,7 +24,9 @@ def make(folder: Path) -> None:
                 for partition in range(3):
                     writer.add(partition, pa.table({"k": [split, partition], "name": ["ä", None], "v": [0.5, -1.0]}))
                 run = writer.close()
-            part = Part(split, f"part-{split:05d}.e1.parquet", f"year=2026/part-{split:05d}.parquet", 2, 1000 + split, split)
+            part = Part(
+                split, f"part-{split:05d}.e1.parquet", f"year=2026/part-{split:05d}.parquet", 2, 1000 + split, split
+            )
             stage = StageDelta(Intervals.of([split]), (run,), (), ((0, part),), 6, 6)
             facts = {"learned": {"peak_bytes": 1 << 33, "ratio": 0.25}, "gone": None}
             state.commit(Delta("interval", {0: stage}, facts))
@@ -37,7 +39,11 @@ def make(folder: Path) -> None:
             merged = writer.close()
         dropped = tuple(run.name for run in runs[:8])
         state.commit(Delta("compaction", {0: StageDelta(runs=(merged,), dropped=dropped)}))
-        state.commit(Delta("all splits done", {1: StageDelta(Intervals([(0, 1)]), rows_in=9, rows_out=1)}, phase=Phase.PUBLISHING))
+        state.commit(
+            Delta(
+                "all splits done", {1: StageDelta(Intervals([(0, 1)]), rows_in=9, rows_out=1)}, phase=Phase.PUBLISHING
+            )
+        )
 
 
 if __name__ == "__main__":
