@@ -15,7 +15,7 @@ from pathlib import Path
 
 NAME = "bench"
 HELP = "run a benchmark suite: throughput, checkpoint, recovery, scale, limits"
-SUITES = ("throughput", "checkpoint", "recovery", "scale", "limits")
+SUITES = ("throughput", "checkpoint", "recovery", "survival", "resize", "scale", "limits")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
