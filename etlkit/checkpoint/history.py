@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..errors import ConfigError, CorruptStateError
+from ..errors import ConfigError, CorruptStateError, StateError
 from . import lists
 from .folding import Folding
 from .manifest import ListRef, Manifest, decode, name_of, number_of
@@ -85,6 +85,19 @@ def all_manifests(store: Store) -> Iterator[Manifest | CorruptStateError]:
             yield decode(document, number)
         except CorruptStateError as error:
             yield error
+
+
+def readable(store: Store) -> Iterator[Manifest]:
+    """Every manifest that can be read, ascending, whatever is wrong with the others. ``StateError`` only for I/O."""
+    for number in numbers(store)[0]:
+        document = store.read(name_of(number))
+        if document is None:
+            continue
+        try:
+            manifest = decode(document, number)
+        except StateError:
+            continue
+        yield manifest
 
 
 class _Reader:

@@ -321,8 +321,7 @@ class StateDir:
 
     def _claim_done(self) -> Snapshot:
         self._claimed = True
-        found = history.all_manifests(self._store)
-        self._generations = generations(manifest for manifest in found if isinstance(manifest, Manifest))
+        self._generations = generations(history.readable(self._store))
         snapshot = self.snapshot
         assert snapshot is not None
         return snapshot

@@ -224,20 +224,14 @@ class FolderSink(ABC):
 
     @property
     def _staging(self) -> Path:
-        return self._out / f".etlkit-{quote(self._id, safe='')}"
+        return _staging_of(self._out, self._id)
 
     def _published(self) -> bool:
         return self._id in self._success().get("runs", ())
 
     def _success(self) -> dict[str, Any]:
         """What ``_SUCCESS`` says; empty where there is none, or one that another program wrote."""
-        try:
-            said = json.loads((self._out / SUCCESS).read_bytes())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return {}
-        except OSError as error:
-            raise state_error("cannot be read", self._out / SUCCESS, error) from error
-        return said if isinstance(said, dict) else {}
+        return _read_success(self._out)
 
     def _start(self) -> dict[str, Any]:
         """What this run found when it began."""
@@ -298,7 +292,7 @@ class FolderSink(ABC):
             if name not in finals and _identity(path) == identity:
                 fence()
                 path.unlink()
-                self._remove_empty(path.parent)
+                _remove_empty(path.parent, self._out)
         reach("sink.cleared")
         self._opened = True
         return earlier
@@ -353,16 +347,7 @@ class FolderSink(ABC):
     def _read_shown(self) -> set[str]:
         """Final names that this run has shown, or was about to show, before its end."""
         if self._early is None:
-            self._early = set()
-            try:
-                lines = (self._staging / _SHOWN).read_text().splitlines()
-            except FileNotFoundError:
-                lines = []
-            for line in lines:
-                try:
-                    self._early.add(json.loads(line))
-                except ValueError:
-                    pass  # torn by a crash: what it names was not shown yet
+            self._early = _names_shown(self._staging)
         return self._early
 
     def _note_shown(self, finals: Sequence[str]) -> None:
@@ -382,13 +367,7 @@ class FolderSink(ABC):
 
     def _take_back(self, names: Sequence[str]) -> None:
         """Remove files that this run showed and that no checkpoint names any more."""
-        for name in names:
-            path = self._out / name
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir():
-                self._remove_empty(path.parent)
-        if names:
-            sync_folder(self._out)
+        _take_back(self._out, names)
 
     def _taken(self, name: str) -> ConfigError:
         return ConfigError(
@@ -396,10 +375,67 @@ class FolderSink(ABC):
             "give each job an output folder of its own; move the other's files away, then run this command again",
         )
 
-    def _remove_empty(self, folder: Path) -> None:
-        while folder != self._out and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
+
+def discard_run(path: str, run_id: str) -> int:
+    """Remove what an unfinished run has left below its output folder: its staging, and files that it showed before its end. What a
+    finished run published stays. Bytes removed. Errors: ConfigError for a path that is not a folder here, StateError."""
+    out = local_output(path)
+    staging = _staging_of(out, run_id)
+    if not staging.is_dir():
+        return 0
+    try:
+        if run_id not in _read_success(out).get("runs", ()):
+            _take_back(out, sorted(_names_shown(staging)))
+        size = sum(file.stat().st_size for file in staging.iterdir())
+        shutil.rmtree(staging)
+        sync_folder(out)
+    except OSError as error:
+        raise state_error("what a discarded run left cannot be removed", staging, error) from error
+    return size
+
+
+def _staging_of(out: Path, run_id: str) -> Path:
+    return out / f".etlkit-{quote(run_id, safe='')}"
+
+
+def _read_success(out: Path) -> dict[str, Any]:
+    try:
+        said = json.loads((out / SUCCESS).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    except OSError as error:
+        raise state_error("cannot be read", out / SUCCESS, error) from error
+    return said if isinstance(said, dict) else {}
+
+
+def _names_shown(staging: Path) -> set[str]:
+    try:
+        lines = (staging / _SHOWN).read_text().splitlines()
+    except FileNotFoundError:
+        return set()
+    found = set()
+    for line in lines:
+        try:
+            found.add(json.loads(line))
+        except ValueError:
+            pass  # torn by a crash: what it names was not shown yet
+    return found
+
+
+def _take_back(out: Path, names: Sequence[str]) -> None:
+    for name in names:
+        path = out / name
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _remove_empty(path.parent, out)
+    if names:
+        sync_folder(out)
+
+
+def _remove_empty(folder: Path, out: Path) -> None:
+    while folder != out and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _identity(path: Path) -> Identity | None:

@@ -30,6 +30,7 @@ from ..plan import nodes
 from ..plan.fingerprint import changed_files, differences, digest, fingerprint, run_id
 from ..plan.pipeline import Pipeline
 from . import learned, notes
+from .discarding import discard
 from .learned import Learned
 
 MAX_LISTED_FILES = 10_000
@@ -93,11 +94,12 @@ def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, obje
     identity = request.run_id or run_id(parts)
     if not request.restart and (done := _done_before(request.state, identity)) is not None:
         return done
-    state_dir = StateDir.open(
-        open_store(request.state), request.lock_wait_s, keep=request.keep, discard=request.restart
-    )
+    store = open_store(request.state)
+    state_dir = StateDir.open(store, request.lock_wait_s, keep=request.keep, discard=request.restart)
     try:
         with state_dir.or_fenced():
+            if request.restart:
+                discard(store, plan.sinks, keep=identity)
             return _take(request, plan, state_dir, identity, parts, inventory, limit_bytes, ended)
     except BaseException:
         state_dir.close()
