@@ -243,6 +243,12 @@ class StateDir:
             self._writable()
             self._fence.check()
 
+    def still_ours(self) -> None:
+        """``FencedError`` if another writer has claimed the state since it was opened here. May be asked before claiming, unlike
+        ``fence``: for a start that is about to remove things."""
+        with self._mutex:
+            self._fence.check()
+
     @contextlib.contextmanager
     def or_fenced(self) -> Iterator[None]:
         """Whatever fails inside is told as ``FencedError`` if another run has claimed the state since it was opened: files that

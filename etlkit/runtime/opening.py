@@ -99,6 +99,7 @@ def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, obje
     try:
         with state_dir.or_fenced():
             if request.restart:
+                state_dir.still_ours()
                 discard(store, plan.sinks, keep=identity)
             return _take(request, plan, state_dir, identity, parts, inventory, limit_bytes, ended)
     except BaseException:
@@ -178,6 +179,7 @@ def _begin(
     if growing(plan) and earlier is not None and growth.FACT in earlier.facts:
         plan = lower(request.pipelines)  # a new run takes up nothing of the one before
     for sink in plan.sinks:
+        state_dir.still_ours()  # preparing removes what lies in staging: after a sleep, that may be a successor's
         sink.prepare(identity, resuming=False)
     attempts = [_attempt(1, limit_bytes, None)]
     before = state_dir.snapshot
@@ -199,6 +201,7 @@ def _begin(
     snapshot = state_dir.begin(identity, parts, facts)
     state_dir.collect()
     for sink in plan.sinks:
+        state_dir.still_ours()
         sink.recover([])
     return Opened(plan, state_dir, snapshot, None, attempts, learned.of_job(snapshot.facts, request.job))
 
@@ -236,6 +239,7 @@ def _resume(
     snapshot = state_dir.claim({"attempts": attempts, "resizes": resizes})
     state_dir.collect()
     for number, sink in enumerate(plan.sinks):
+        state_dir.still_ours()
         sink.prepare(found.run_id, resuming=True)
         sink.recover([part for at, part in parts_of(snapshot) if at == number])
     return Opened(plan, state_dir, snapshot, found.id, attempts, learned.of_job(snapshot.facts, request.job))

@@ -22,8 +22,6 @@ from etlkit.testing import crashpoints
 from .campaign import difference, finish, make_source, names_of, points, rows_of, start
 
 JOB = "outputs"
-LAST = ("sink.done",)
-"""Reached after everything was published: there the sleeper finds its run done by another."""
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see a stopped process")
 
@@ -39,6 +37,33 @@ def test_every_point_woken_after_a_takeover_changes_nothing(tmp_path: Path) -> N
     with ThreadPoolExecutor(2) as pool:
         wrong = [text for found in pool.map(one, points()) for text in found]
     assert not wrong, "\n".join(wrong)
+
+
+def test_woken_in_the_middle_of_its_start_it_leaves_its_successors_staging_alone(tmp_path: Path) -> None:
+    """Both are alive: the one that took over has staged parts when the other one goes on with preparing its sinks."""
+    source = make_source(tmp_path, scale="0.01")
+    assert finish(JOB, source, tmp_path / "whole") == 0
+    whole = rows_of(tmp_path / "whole" / "out")
+    place = tmp_path / "case"
+    sleeper = start(JOB, source, place, {crashpoints.VARIABLE: "sink.prepared:stop"})
+    successor = None
+    try:
+        assert is_stopped(sleeper)
+        (place / "state" / "writer.lock").unlink()
+        successor = start(JOB, source, place, {crashpoints.VARIABLE: "early.shown:stop"})
+        assert is_stopped(successor)
+        before = fingerprint(place / "out")
+        os.kill(sleeper.pid, signal.SIGCONT)
+        assert sleeper.wait(60) == 73, said(place)
+        assert fingerprint(place / "out") == before
+        os.kill(successor.pid, signal.SIGCONT)
+        assert successor.wait(60) == 0, said(place)
+    finally:
+        for process in filter(None, (sleeper, successor)):
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    assert set(compared(place, whole).values()) == {(0, 0)}
 
 
 def replaced(point: str, source: Path, place: Path, whole: dict) -> list[str]:
