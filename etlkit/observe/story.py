@@ -7,6 +7,7 @@ figures and each decision's reason). The log may lack lines, so nothing that the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from ..checkpoint import Phase, Snapshot
@@ -41,12 +42,32 @@ def tell(snapshot: Snapshot, events: Iterable[Mapping[str, Any]], *, running: bo
         "splits_done": splits_done,
         "splits_total": _splits_total(snapshot, seen, splits_done, status),
         "checkpoints": [_only(_CHECKPOINT, event) for _, event in seen.marks if event.get("event") == "checkpoint"],
+        "checkpoint_cost": _checkpoint_cost(seen),
         "attempts": attempts,
         "resizes": [_only(_RESIZE, one) for one in facts.get("resizes") or []],
         "oom_kills": sum(one["ended_by"] == OOM_KILLED for one in attempts),
         "decisions": [_decision(event) for _, event in seen.marks if event.get("event") in ("decision", "level")],
         "failure": facts.get("failure"),
         "outputs": [sink.get("path") for sink in facts.get("sinks") or [] if sink.get("path")],
+    }
+
+
+def _checkpoint_cost(seen: Timeline) -> dict[str, Any]:
+    """What the cadence cost, and what a kill could have cost. The writer is a thread of its own, so ``share`` (seconds of writing in
+    each second of work) is a bound on what it slowed the work down."""
+    written = [(at_s, event) for at_s, event in seen.marks if event.get("event") == "checkpoint"]
+    seconds = sum(event.get("duration_s") or 0.0 for _, event in written)
+    worked_s = sum(span.end_s - span.start_s for span in seen.spans)
+    stretches = []
+    for span in seen.spans:
+        saved = [span.start_s, *(at_s for at_s, _ in written if span.start_s <= at_s <= span.end_s)]
+        stretches += [later - earlier for earlier, later in pairwise(saved)]
+    return {
+        "count": len(written),
+        "bytes": sum(event.get("bytes") or 0 for _, event in written),
+        "seconds": round(seconds, 4),
+        "share": round(seconds / worked_s, 5) if worked_s > 0 else None,
+        "longest_stretch_s": round(max(stretches), 3) if stretches else None,
     }
 
 

@@ -105,9 +105,15 @@ def _checkpoints(story: Mapping[str, Any]) -> str:
     found = story["checkpoints"]
     if not found:
         return ""
-    total = sum(one["bytes"] or 0 for one in found)
+    cost = story["checkpoint_cost"]
     longest = max(one["duration_s"] or 0 for one in found)
-    return (
-        f"{len(found)} checkpoint{'s' if len(found) != 1 else ''}, {format_bytes(total)} in all, "
+    text = (
+        f"{len(found)} checkpoint{'s' if len(found) != 1 else ''}, {format_bytes(cost['bytes'])} in all, "
         f"the slowest took {format_seconds(longest)}."
     )
+    if cost["share"] is not None and cost["longest_stretch_s"] is not None:
+        text += (
+            f"\nWriting them took {100 * cost['share']:.1f} % of the time, beside the work; "
+            f"at most {format_seconds(cost['longest_stretch_s'])} of work stood to be lost."
+        )
+    return text

@@ -80,6 +80,7 @@ def story(**more):
         "job": "part_revenue", "run_id": "r", "status": "done", "fingerprint": "f" * 64, "parameters": {"src": "in"},
         "rows_in": 40_000, "rows_out": 10, "rows_repeated": 0, "splits_done": 4, "splits_total": 4, "oom_kills": 0,
         "checkpoints": [{"id": 7, "at": at(10), "duration_s": 0.05, "bytes": 3 * MIB, "reason": "interval"}],
+        "checkpoint_cost": {"count": 1, "bytes": 3 * MIB, "seconds": 0.05, "share": 0.002, "longest_stretch_s": 10.0},
         "attempts": [
             {"number": 1, "started_at": at(0), "ended_at": at(10), "exit_code": 75, "ended_by": "SIGTERM",
              "limit_bytes": 192 * MIB, "peak_bytes": 90 * MIB, "resumed_from": None},

@@ -14,7 +14,7 @@ from etlkit.errors import ConfigError
 from etlkit.io.sink import Part
 from etlkit.observe.events import EventLog
 from etlkit.observe.state import observe
-from etlkit.observe.summary import summarise
+from etlkit.observe.summary import lines, summarise
 from etlkit.observe.timeline import timeline
 from etlkit.units import GIB, MIB
 from tests.conftest import environment
@@ -87,6 +87,25 @@ def test_the_object_of_the_contract(tmp_path):
     assert story["decisions"] == [{"at": at(1), "instruction": "SetWorkers", "reason": "pressure", "workers": 1}]
     assert orjson.loads(orjson.dumps(dict(story))) == story
     assert len(story["fingerprint"]) == 64
+
+
+def test_what_the_cadence_cost_and_what_stood_to_be_lost(tmp_path):
+    state = make_state(tmp_path / "s", Phase.DONE)
+    saved = {"duration_s": 0.05, "bytes": 1000, "reason": "interval", "splits_done": 1}
+    write_events(
+        state,
+        ("attempt_started", 0, {"attempt": 1, "run_id": "run-1"}),
+        ("checkpoint", 1, {"id": 2, **saved}),
+        ("checkpoint", 4, {"id": 3, **saved}),
+        ("attempt_started", 14, {"attempt": 2, "run_id": "run-1"}),
+        ("checkpoint", 16, {"id": 4, **saved}),
+        ("attempt_ended", 20, {"attempt": 2, "exit_code": 0}),
+    )
+    seen = observe(state)
+    assert seen.story["checkpoint_cost"] == {
+        "count": 3, "bytes": 3000, "seconds": 0.15, "share": 0.015, "longest_stretch_s": 3.0,
+    }  # fmt: skip
+    assert "1.5 % of the time" in "\n".join(lines(seen.story, timeline(seen.events)))
 
 
 def test_rows_of_later_stages_are_not_rows_in(tmp_path):
