@@ -414,7 +414,7 @@ def test_a_state_in_use(place: Place) -> None:
     command = [sys.executable, "-m", "etlkit", "run", "jobs.py:steps", "--state", "state", "--progress", "none"]
     for value in (f"src={place.folder / 'in'}", f"out={place.folder / 'out'}", "which=all of it"):
         command += ["--set", value]
-    stopped = subprocess.Popen(command, cwd=place.folder, env=environment({"ETLKIT_CRASH_AT": "sink.commit:stop"}))
+    stopped = subprocess.Popen(command, cwd=place.folder, env=environment({"ETLKIT_CRASH_AT": "sink.staged:stop"}))
     try:
         os.waitpid(stopped.pid, os.WUNTRACED)
         said = place("steps", "--lock-wait", "0s", which="all of it", code=73)
