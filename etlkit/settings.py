@@ -36,6 +36,8 @@ class Settings:
     max_cores: float | None = None
     """Never ask for more CPU. None: never ask."""
     progress: str = "auto"
+    metrics_port: int | None = None
+    metrics_file: str | None = None
     lock_wait_s: float = 0.0
     backoff_limit: int | None = None
     """The Job's, which a pod can't read. None: Kubernetes' default."""
@@ -82,6 +84,13 @@ def _count(value: object) -> int:
         raise ValueError
     number = int(value)
     if number < 1:
+        raise ValueError
+    return number
+
+
+def _port(value: object) -> int:
+    number = _count(value)
+    if number > 65535:
         raise ValueError
     return number
 
@@ -148,6 +157,8 @@ _KEYS = (
     _Key("max_memory", "max_memory_bytes", _memory, "a quantity such as 512Mi or 2Gi"),
     _Key("max_cpu", "max_cores", _cores, "cores such as 2 or 1500m"),
     _Key("progress", "progress", _one_of(PROGRESS), f"one of {', '.join(PROGRESS)}"),
+    _Key("metrics_port", "metrics_port", _port, "a port from 1 to 65535"),
+    _Key("metrics_file", "metrics_file", _text, "a file, such as etlkit.prom in the textfile collector's folder"),
     _Key("lock_wait", "lock_wait_s", _seconds, "a duration such as 0s, 30s or 2m"),
     _Key("backoff_limit", "backoff_limit", _count_or_none, "a whole number from 0, as in the Job"),
     _Key("keep", "keep", _count, "a whole number from 1"),

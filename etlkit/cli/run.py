@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-id", help="the run's identity (default: a hash of job, parameters and input)")
     parser.add_argument("--restart", action="store_true", help="discard an unfinished run in this state and begin anew")
     parser.add_argument("--lock-wait", metavar="T", help="how long to wait for another run of this state")
+    parser.add_argument("--metrics-port", metavar="N", help="serve Prometheus metrics at /metrics on this port")
+    parser.add_argument("--metrics-file", metavar="FILE", help="write them to FILE, for the textfile collector")
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +62,12 @@ def run(args: argparse.Namespace) -> int:
     )
     stream = sys.stdout if settings.progress == "json" else sys.stderr
     try:
-        result = execute(request, settings, make_renderer(settings.progress, stream))
+        renderer = make_renderer(settings.progress, stream)
+        if settings.metrics_port is not None or settings.metrics_file is not None:
+            from ..observe.metrics import MetricsSink
+
+            renderer = MetricsSink(renderer, port=settings.metrics_port, file=settings.metrics_file)
+        result = execute(request, settings, renderer)
     except EtlkitError as error:
         termination.write(termination.ending(int(error.exit_code), error.message, remedy=error.remedy))
         raise
