@@ -48,6 +48,8 @@ ELSEWHERE = frozenset(("manifest.claimed",))
 """Points that a local folder with hard links never comes to."""
 _MOST_TIMES = 6
 _TIMEOUT_S = 120.0
+_MOST_STATE, _SMALL_BYTES = 3, 64 * 1024
+"""The budget for the volume: orphans of killed attempts must not add up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Undisturbed:
     names: frozenset[str]
     rows_in: int
     seconds: float
+    state_bytes: int
 
 
 @dataclass(slots=True)
@@ -117,7 +120,11 @@ class Campaign:
             began = [one["started_at"] for one in story["attempts"]]
             ended = [one["ended_at"] for one in story["attempts"]]
             self.undisturbed[job] = Undisturbed(
-                rows_of(place / "out"), names_of(place / "out"), story["rows_in"], _between(began[0], ended[-1])
+                rows_of(place / "out"),
+                names_of(place / "out"),
+                story["rows_in"],
+                _between(began[0], ended[-1]),
+                StateDir.open(place / "state", read_only=True).bytes_on_disk(),
             )
 
     def cases(self, jobs: tuple[str, ...], kills: int) -> Iterator[tuple[int, str, list[tuple[str, int]]]]:
@@ -312,6 +319,8 @@ def _wrong(place: Path, expected: Undisturbed) -> Iterator[str]:
     state_dir = StateDir.open(place / "state", read_only=True)
     for problem in state_dir.verify():
         yield f"verify: {problem}"
+    if (size := state_dir.bytes_on_disk()) > _MOST_STATE * expected.state_bytes + _SMALL_BYTES:
+        yield f"the state is {size} bytes, {expected.state_bytes} undisturbed"
     # Killed once it was done, a run is not touched again by the same command: the next run of this state removes the last temporary.
     if b"is done already" not in (place / "said").read_bytes():
         for left in (place / "state").rglob("*.tmp"):
