@@ -30,9 +30,10 @@ check: $(INSTALLED)
 	@echo "check: types"; $(BIN)/mypy --no-error-summary
 	@echo "check: imports"; log=$$(mktemp); $(BIN)/lint-imports >$$log 2>&1 || { cat $$log; rm $$log; exit 1; }; rm $$log
 
+# Real processes at real limits, side by side on a shared machine: what fails is tried once more, and said as a rerun.
 test: check
 	@scripts/test-machine
-	@echo "tests"; $(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
+	@echo "tests"; $(BIN)/python -m pytest -n 4 --dist loadfile --reruns 1 $(PYTEST_ARGS)
 
 clean:
 	@rm -rf .venv data out .etlkit build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
