@@ -1,4 +1,4 @@
-"""What a suite found: rows of figures, as JSON, as a table, and against an older result."""
+"""What a suite found: rows of figures, as JSON, as a table, as a page (``page.py``), and against an older result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -55,6 +55,8 @@ class Result:
     suite: str
     settings: dict[str, Any]
     figures: list[Figure] = field(default_factory=list)
+    made_on: Mapping[str, Any] | None = None
+    """The machine and the time, of a result that was read; of a new one they are taken now."""
 
     def add(self, name: str, unit: str, samples: Iterable[float], **more: Any) -> Figure:
         figure = Figure(name, unit, tuple(samples), **more)
@@ -63,7 +65,12 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         figures = [{**asdict(one), "value": one.value} for one in self.figures]
-        return {"suite": self.suite, "settings": self.settings, "machine": machine(), "figures": figures}
+        return {
+            "suite": self.suite,
+            "settings": self.settings,
+            "machine": self.made_on or machine(),
+            "figures": figures,
+        }
 
 
 def ratios(mine: Sequence[float], theirs: Sequence[float]) -> tuple[float, ...]:
@@ -72,7 +79,7 @@ def ratios(mine: Sequence[float], theirs: Sequence[float]) -> tuple[float, ...]:
 
 
 def machine() -> dict[str, Any]:
-    names = ("etlkit-runtime", "pyarrow", "duckdb", "polars")
+    names = ("etlkit-runtime", "pyarrow", "duckdb", "polars", "bytewax")
     versions = {}
     for name in names:
         try:
@@ -89,19 +96,78 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(figures: Sequence[Figure], older: dict[str, float] | None = None) -> str:
-    """Markdown."""
-    head = ["figure", "median", "spread", "asked", ""] + (["older", "change"] if older is not None else [])
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An older result of the same suite: medians and samples by the figure's name."""
+
+    name: str
+    values: Mapping[str, float]
+    samples: Mapping[str, Sequence[float]]
+
+    def cells(self, one: Figure) -> tuple[str, str]:
+        was = self.values.get(one.name)
+        if was is None:
+            return "", ""
+        return f"{was:.3g}", f"{one.value / was - 1:+.0%}" if was else ""
+
+    def verdict(self, one: Figure) -> str:
+        """``better`` or ``worse`` only where no repeat of then lies among those of now: what is less is noise."""
+        before = self.samples.get(one.name)
+        if not before or one.value == self.values[one.name]:
+            return ""
+        if max(one.samples) >= min(before) and min(one.samples) <= max(before):
+            return "within the spread"
+        more_is_better = one.at_least is not None or one.unit.endswith("/s")
+        return "better" if (one.value > self.values[one.name]) == more_is_better else "worse"
+
+
+def older_result(path: str, suite: str) -> Comparison:
+    """Errors: SystemExit where it is no result, or one of another suite."""
+    said = read(path)
+    if said["suite"] != suite:
+        raise SystemExit(f"{path} is a result of '{said['suite']}', not of '{suite}'")
+    values = {one["name"]: float(one["value"]) for one in said["figures"]}
+    return Comparison(
+        Path(path).name, values, {one["name"]: one.get("samples") or [one["value"]] for one in said["figures"]}
+    )
+
+
+def read(path: str) -> dict[str, Any]:
+    """A result that was written by ``finish``. Errors: SystemExit."""
+    try:
+        said = json.loads(Path(path).read_text())
+        return {"suite": str(said["suite"]), "figures": list(said["figures"]), **said}
+    except OSError as error:
+        raise SystemExit(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{path} is no result of `etlkit bench`: it has no suite and figures") from error
+
+
+def from_json(said: Mapping[str, Any]) -> Result:
+    """What ``to_json`` made."""
+    known = ("name", "unit", "at_most", "at_least", "note")
+    figures = [
+        Figure(samples=tuple(one.get("samples") or [one["value"]]), **{key: one[key] for key in known if key in one})
+        for one in said["figures"]
+    ]
+    return Result(str(said["suite"]), dict(said.get("settings") or {}), figures, said.get("machine"))
+
+
+def table(figures: Sequence[Figure], older: Comparison | None = None) -> str:
+    """Markdown, its columns aligned for a terminal."""
+    head = ["figure", "median", "spread", "asked", ""] + (["before", "change", ""] if older is not None else [])
     rows = []
     for one in figures:
         met = {True: "met", False: "missed", None: ""}[one.met]
         row = [one.name, f"{one.value:.3g} {one.unit}".strip(), one.spread, one.asked, f"{met} {one.note}".strip()]
         if older is not None:
-            was = older.get(one.name)
-            row += ["", ""] if not was else [f"{was:.3g}", f"{one.value / was - 1:+.0%}"]
+            row += [*older.cells(one), older.verdict(one)]
         rows.append(row)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    widths = [max(3, *(len(row[column]) for row in [head, *rows])) for column in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,22 +175,25 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="DIR", default="data/bench", help="where the input is, or is made (default: %(default)s)"
     )
     parser.add_argument("--work", metavar="DIR", default="out/bench", help="where runs write (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the result here")
+    parser.add_argument("--json", metavar="FILE", help="write the result here (default: WORK/SUITE.json)")
+    parser.add_argument("--html", metavar="FILE", help="write a page with plots here (default: WORK/SUITE.html)")
     parser.add_argument("--against", metavar="FILE", help="an older result to compare with")
 
 
-def finish(result: Result, args: argparse.Namespace) -> int:
-    """Print the table, write the JSON, compare. 0: whether figures were met is for the reader to judge."""
-    older = None
-    if args.against:
-        said = json.loads(Path(args.against).read_text())
-        if said["suite"] != result.suite:
-            raise SystemExit(f"{args.against} is a result of '{said['suite']}', not of '{result.suite}'")
-        older = {one["name"]: one["value"] for one in said["figures"]}
+def finish(result: Result, args: argparse.Namespace, says: str = "") -> int:
+    """Print the table, write JSON and page, compare. 0: whether figures were met is for the reader to judge."""
+    from .page import page
+
+    older = older_result(args.against, result.suite) if args.against else None
     print(table(result.figures, older))
-    if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(result.to_json(), indent=1) + "\n")
+    texts = {"json": json.dumps(result.to_json(), indent=1) + "\n", "html": page(result, says or result.suite, older)}
+    written = []
+    for suffix, given in (("json", args.json), ("html", args.html)):
+        path = Path(given or Path(args.work) / f"{result.suite}.{suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(texts[suffix], encoding="utf-8")
+        written.append(str(path))
+    say(f"written: {', '.join(written)}")
     return 0
 
 

@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=HELP)
     add_arguments(parser)
     args = parser.parse_args()
-    return finish(measure_suite(args), args)
+    return finish(measure_suite(args), args, HELP)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import data, measure
+from . import data, measure, rivals
 from .measure import Measured
 from .results import MIB, Result, add_common_arguments, finish, ratios, say
 
@@ -30,7 +30,6 @@ ASKED = {
 }
 """Work → at most so much of DuckDB's wall time and of its peak memory."""
 RIVALS = ("duckdb", "polars", "pyarrow")
-PYARROW_WORKS = ("filter_write", "group_many", "group_few")
 DUCKDB_MEMORY = {"sort_write": "400MiB"}
 _TABLES = {"join_write": ("lineitem", "orders")}
 
@@ -47,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure_suite(args: argparse.Namespace) -> Result:
     src = data.tables(Path(args.data), args.scale).resolve()
     work = Path(args.work).resolve() / NAME
-    rivals = [name for name in args.rivals.split(",") if name]
+    beside = [name for name in args.rivals.split(",") if name]
     result = Result(NAME, {"scale": args.scale, "repeats": args.repeats, "threads": args.threads})
     for job in args.works.split(","):
         runs: dict[str, list[Measured]] = {}
-        engines = ["etlkit", *(rival for rival in rivals if rival != "pyarrow" or job in PYARROW_WORKS)]
+        engines = ["etlkit", *(rival for rival in beside if rival != "pyarrow" or job in rivals.PYARROW)]
         for repeat in range(args.repeats):
             for engine in engines if repeat % 2 == 0 else reversed(engines):
                 found = one_run(engine, job, src, work, args.threads)
@@ -112,7 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=HELP)
     add_arguments(parser)
     args = parser.parse_args()
-    return finish(measure_suite(args), args)
+    return finish(measure_suite(args), args, HELP)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""``etlkit bench [SUITE]``: the benchmark suites of the source tree, each beside what it is compared with.
+"""``etlkit bench [SUITE | RESULT.json] …``: the benchmark suites of the repository, from a clone of it.
 
-The suites live in ``benchmarks/``, beside the package and not in it: they need a clone, and what they compare with
-installed. Without a
-SUITE the list is printed.
+A suite runs with its own options. ``--against OLD.json`` alone runs the suite of that result again with its settings;
+``RESULT.json --against OLD.json`` compares two results and runs nothing.
 """
 
 from __future__ import annotations
@@ -12,19 +11,26 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 NAME = "bench"
-HELP = "run a benchmark suite: throughput, checkpoint, recovery, scale, limits"
+HELP = "run a benchmark suite: throughput, checkpoint, recovery, survival, resize, scale, limits"
 SUITES = ("throughput", "checkpoint", "recovery", "survival", "resize", "scale", "limits")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", nargs="?", choices=SUITES, metavar="SUITE", help=f"one of {', '.join(SUITES)}")
+    parser.usage = "etlkit bench [SUITE | RESULT.json] [--against OLD.json] [the suite's own options]"
+    parser.add_argument(
+        "what", nargs="?", metavar="SUITE", help=f"one of {', '.join(SUITES)}, or a result to compare; none: the list"
+    )
+    parser.add_argument(
+        "--against", metavar="OLD.json", help="compare with this; without a SUITE, run that one's again"
+    )
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="the suite's own options (SUITE --help)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..errors import ConfigError
+    from ..errors import ConfigError, UsageError
 
     clone = Path(__file__).resolve().parents[2]
     if (clone / "benchmarks" / "__init__.py").is_file() and str(clone) not in sys.path:
@@ -33,14 +39,51 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "the benchmark suites are not installed with etlkit", "run this from a clone of the repository"
         )
-    if args.suite is None:
+    what, rest = args.what, [*([f"--against={args.against}"] if args.against else []), *args.rest]
+    if what is None and args.against is None:
         for name in SUITES:
             print(f"{name:<12}{import_module(f'benchmarks.{name}').HELP}")
         return 0
-    suite = import_module(f"benchmarks.{args.suite}")
-    parser = argparse.ArgumentParser(prog=f"etlkit bench {args.suite}", description=suite.HELP)
-    suite.add_arguments(parser)
-    options = parser.parse_args(args.rest)
-    from benchmarks.results import finish
+    if what is None:
+        from benchmarks.results import read
 
-    return int(finish(suite.measure_suite(options), options))
+        said = read(args.against)
+        return _measure(said["suite"], rest, said.get("settings") or {})
+    if what in SUITES:
+        return _measure(what, rest, {})
+    if what.endswith(".json"):
+        return _compare(what, rest)
+    raise UsageError(f"there is no suite '{what}'", f"name one of {', '.join(SUITES)}, or a result's .json file")
+
+
+def _measure(name: str, words: list[str], settings: dict[str, Any]) -> int:
+    """``settings``: of an older result, where its options are not given anew."""
+    suite = import_module(f"benchmarks.{name}")
+    parser = argparse.ArgumentParser(prog=f"etlkit bench {name}", description=suite.HELP)
+    suite.add_arguments(parser)
+    known = {action.dest for action in parser._actions}
+    before = settings.get("options") or settings
+    parser.set_defaults(**{key: value for key, value in before.items() if key in known})
+    options = parser.parse_args(words)
+    from benchmarks.results import finish, older_result
+
+    if options.against:
+        older_result(options.against, name)  # told before the long run, not after it
+    result = suite.measure_suite(options)
+    fixed = ("json", "html", "against", "data", "work")
+    result.settings["options"] = {key: value for key, value in vars(options).items() if key not in fixed}
+    return int(finish(result, options, suite.HELP))
+
+
+def _compare(path: str, words: list[str]) -> int:
+    from benchmarks.results import add_common_arguments, finish, from_json, read
+
+    result = from_json(read(path))
+    parser = argparse.ArgumentParser(
+        prog=f"etlkit bench {path}", description="show a result, or compare it with an older one"
+    )
+    add_common_arguments(parser)
+    options = parser.parse_args(words)
+    options.json = options.json or path
+    options.html = options.html or str(Path(path).with_suffix(".html"))
+    return int(finish(result, options, import_module(f"benchmarks.{result.suite}").HELP))

@@ -1,7 +1,8 @@
-"""Charts for the report: inline SVG for shapes, HTML for words, so that words keep their size on any screen.
+"""Charts over time: inline SVG for shapes, HTML for words, so that words keep their size on any screen.
 
-A chart's shapes live in a box of 1000 by 1000 that is stretched to the page; strokes do not stretch. Covers scales,
-axes, lines, areas, bars, marks. It knows nothing of what is drawn.
+A chart's shapes live in a box of 1000 by 1000 that is stretched to the page; strokes do not stretch. Lanes of blocks and pins lie
+above the plot on the same axis; a narrow column for each moment shows its figures when it is pointed at or touched, by CSS alone.
+Covers scales, axes, lanes, lines, areas, bars. It knows nothing of what is drawn.
 """
 
 from __future__ import annotations
@@ -13,16 +14,7 @@ from dataclasses import dataclass, field
 
 Points = Sequence[tuple[float, float]]
 MOST_POINTS = 700
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A vertical line at one moment, with a word on top of the plot (or none) and the rest in its tooltip."""
-
-    at_s: float
-    kind: str
-    text: str
-    label: str = ""
+MOST_HITS = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +23,36 @@ class Key:
 
     kind: str
     text: str
+
+
+@dataclass(slots=True)
+class Lane:
+    """A strip above the plot: ``blocks`` from one moment to another, ``pins`` at one moment."""
+
+    name: str
+    kind: str = ""
+    _end_s: float = 0.0
+    _parts: list[str] = field(default_factory=list)
+
+    def block(self, kind: str, start_s: float, stop_s: float, text: str, tip: str = "") -> None:
+        left, width = _share(start_s, self._end_s), _share(stop_s - start_s, self._end_s)
+        slim = " slim" if width < 6 else ""
+        self._parts.append(
+            f'<i class="block {kind}{slim}" style="left:{left:.2f}%;width:{max(width, 0.3):.2f}%" '
+            f'title="{html.escape(tip or text)}">{html.escape(text if not slim else "")}</i>'
+        )
+
+    def pin(self, kind: str, at_s: float, tip: str, label: str = "") -> None:
+        left = _share(at_s, self._end_s)
+        edge = " at-end" if left > 70 else ""
+        word = f"<b>{html.escape(label)}</b>" if label else ""
+        self._parts.append(
+            f'<i class="pin {kind}{edge}" style="left:{left:.2f}%" title="{html.escape(tip)}">{word}</i>'
+        )
+
+    def html(self) -> str:
+        name = html.escape(self.name)
+        return f'<div class="lane {self.kind}" data-name="{name}">{"".join(self._parts)}</div>'
 
 
 @dataclass(slots=True)
@@ -43,14 +65,22 @@ class Chart:
     say: Callable[[float], str]
     height_px: int = 240
     keys: list[Key] = field(default_factory=list)
+    _lanes: list[Lane] = field(default_factory=list)
+    _below: list[str] = field(default_factory=list)
     _shapes: list[str] = field(default_factory=list)
     _words: list[str] = field(default_factory=list)
+    _hits: list[tuple[float, str]] = field(default_factory=list)
 
     def x(self, at_s: float) -> float:
-        return 1000 * at_s / self.end_s if self.end_s else 0.0
+        return 10 * _share(at_s, self.end_s)
 
     def y(self, value: float) -> float:
         return 1000 * (1 - min(1.0, max(0.0, value / self.top))) if self.top else 1000.0
+
+    def lane(self, name: str, kind: str = "") -> Lane:
+        lane = Lane(name, kind, self.end_s)
+        self._lanes.append(lane)
+        return lane
 
     def area(self, kind: str, points: Points) -> None:
         if len(points) > 1:
@@ -72,14 +102,13 @@ class Chart:
         if path:
             self._shapes.append(f'<path class="line {kind}" d="{" ".join(path)}"/>')
 
-    def band(self, kind: str, start_s: float, stop_s: float, text: str, *, label: bool = False) -> None:
-        left, right = self.x(start_s), max(self.x(stop_s), self.x(start_s) + 2)
-        self._shapes.append(
-            f'<rect class="band {kind}" x="{left:.1f}" y="0" width="{right - left:.1f}" height="1000">'
-            f"<title>{html.escape(text)}</title></rect>"
+    def pause(self, start_s: float, stop_s: float, text: str) -> None:
+        """A stretch in which nothing ran; its words stand in it where there is room."""
+        left, width = _share(start_s, self.end_s), _share(stop_s - start_s, self.end_s)
+        word = f"<em>{html.escape(text)}</em>" if width > 14 else ""
+        self._below.append(
+            f'<div class="pause-band" style="left:{left:.2f}%;width:{max(0.2, width):.2f}%" title="{html.escape(text)}">{word}</div>'
         )
-        if label:
-            self._words.append(f'<em style="left:{(left + right) / 20:.2f}%">{html.escape(text)}</em>')
 
     def bars(self, kind: str, found: Sequence[tuple[float, float, str]]) -> None:
         """(when, how much, what): thin bars that stand on the time axis."""
@@ -91,17 +120,24 @@ class Chart:
                 f'width="{width:.1f}" height="{1000 - top:.1f}"><title>{html.escape(text)}</title></rect>'
             )
 
-    def mark(self, mark: Mark) -> None:
-        left = 100 * mark.at_s / self.end_s if self.end_s else 0.0
-        edge = " at-end" if left > 80 else ""
-        word = f"<b>{html.escape(mark.label)}</b>" if mark.label else ""
+    def rule(self, kind: str, at_s: float) -> None:
+        """A dashed line down the plot, below a pin of a lane."""
+        self._below.append(f'<i class="rule {kind}" style="left:{_share(at_s, self.end_s):.2f}%"></i>')
+
+    def tag(self, kind: str, at_s: float, value: float, text: str) -> None:
+        """Words just above a value, that begin at a moment."""
+        left = min(_share(at_s, self.end_s), 88.0)
         self._words.append(
-            f'<i class="mark {mark.kind}{edge}" style="left:{left:.2f}%" title="{html.escape(mark.text)}">{word}</i>'
+            f'<b class="tag {kind}" style="left:{left:.2f}%;top:{self.y(value) / 10:.2f}%">{html.escape(text)}</b>'
         )
+
+    def hit(self, at_s: float, text: str) -> None:
+        """What is shown when this moment is pointed at; lines of plain text."""
+        self._hits.append((at_s, text))
 
     def html(self, title: str, note: str = "") -> str:
         grid = "".join(
-            f'<span class="tick-y" style="top:{self.y(tick) / 10:.2f}%">{html.escape(self.say(tick))}</span>'
+            f'<span class="tick-y" style="top:{self.y(tick) / 10:.2f}%"><b>{html.escape(self.say(tick))}</b></span>'
             for tick in self.ticks
         )
         times = "".join(
@@ -110,17 +146,44 @@ class Chart:
         )
         keys = "".join(f'<li><i class="key {key.kind}"></i>{html.escape(key.text)}</li>' for key in self.keys)
         said = f"<p>{html.escape(note)}</p>" if note else ""
+        lanes = "".join(lane.html() for lane in self._lanes)
         return (
             f"<figure><figcaption><h2>{html.escape(title)}</h2>{said}</figcaption>"
             f"{f'<ul class=legend>{keys}</ul>' if keys else ''}"
-            f'<div class="chart"><div class="plot" style="height:{self.height_px}px">{grid}'
+            f'<div class="chart">{f"<div class=lanes>{lanes}</div>" if lanes else ""}'
+            f'<div class="plot" style="height:{self.height_px}px">{grid}{"".join(self._below)}'
             f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)}">'
-            f"{''.join(self._shapes)}</svg>{''.join(self._words)}</div>"
+            f"{''.join(self._shapes)}</svg>{''.join(self._words)}{self._columns()}</div>"
             f'<div class="times">{times}</div></div></figure>'
         )
 
+    def _columns(self) -> str:
+        """Equal columns over the plot, each with the words of the moment nearest to its middle, if one is near."""
+        if len(self._hits) < 2 or not self.end_s:
+            return ""
+        count = min(MOST_HITS, max(12, len(self._hits)))
+        near = self.end_s / count
+        cells: list[str] = []
+        at = 0
+        for number in range(count):
+            middle = (number + 0.5) * near
+            while at + 1 < len(self._hits) and abs(self._hits[at + 1][0] - middle) <= abs(self._hits[at][0] - middle):
+                at += 1
+            when, text = self._hits[at]
+            side = " left" if number > count * 0.6 else ""
+            if abs(when - middle) <= 2 * near:
+                cells.append(f'<i class="hit{side}" tabindex="-1"><span>{html.escape(text)}</span></i>')
+            else:
+                cells.append('<i class="hit none"></i>')
+        return f'<div class="hits">{"".join(cells)}</div>'
+
     def _path(self, points: Points) -> str:
         return "M" + " L".join(f"{self.x(at_s):.1f} {self.y(value):.1f}" for at_s, value in thinned(points))
+
+
+def _share(at_s: float, end_s: float) -> float:
+    """Per cent of the axis."""
+    return 100 * at_s / end_s if end_s else 0.0
 
 
 def thinned(points: Points) -> Points:

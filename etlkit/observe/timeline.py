@@ -30,6 +30,7 @@ class Point:
     rows_in: int
     rows_per_s: float
     level: str
+    stage: int | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +54,8 @@ class Timeline:
     limits: list[tuple[float, int | None]] = field(default_factory=list)
     """(from when, limit): a staircase."""
     spans: list[Span] = field(default_factory=list)
+    stages: dict[int, str] = field(default_factory=dict)
+    """Kind by number."""
     marks: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
     """Every event but ``progress``, with its time."""
 
@@ -134,6 +137,7 @@ def _progress(found: Timeline, at_s: float, event: Mapping[str, Any]) -> None:
         rows_in=int(event.get("rows_in") or 0),
         rows_per_s=float(event.get("rows_per_s") or 0),
         level=str(event.get("level") or "calm"),
+        stage=event.get("stage"),
     )
     if span.rows_at_start is None:
         span.rows_at_start = point.rows_in
@@ -149,6 +153,7 @@ def _notable(found: Timeline, at_s: float, event: Mapping[str, Any]) -> None:
             _limit(found, at_s, event.get("limit_bytes"))
         case "planned" if found.spans:
             found.spans[-1].splits_at_start = event.get("splits_done")
+            found.stages |= {one["stage"]: str(one.get("kind", "")) for one in event.get("stages") or []}
         case "limit_changed":
             _limit(found, at_s, event.get("to_bytes"))
         case "attempt_ended" if found.spans:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from benchmarks import rivals, throughput
-from benchmarks.results import Figure, Result, finish, ratios, table
+from benchmarks import data, measure, rivals, throughput
+from benchmarks.results import Figure, Result, finish, from_json, older_result, ratios, read, table
+from benchmarks.survival import Cell
 from etlkit.cli import bench, dispatch
 from etlkit.plan.job import load
 from etlkit.settings import load as load_settings
+from tests.conftest import REPOSITORY
+from tests.unit.test_observe_report import parse
 
 
 def test_a_figure_is_met_or_missed() -> None:
@@ -24,17 +30,110 @@ def test_a_figure_is_met_or_missed() -> None:
     assert ratios([2.0, 3.0], [1.0, 2.0]) == (2.0, 1.5)
 
 
+def options(folder: Path, **more: object) -> argparse.Namespace:
+    return argparse.Namespace(**{"against": None, "json": None, "html": None, "work": str(folder), **more})
+
+
 def test_an_older_result_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = Result("throughput", {})
     result.add("wall", "s", [3.0])
     older = tmp_path / "older.json"
     older.write_text(json.dumps({"suite": "throughput", "figures": [{"name": "wall", "value": 2.0}]}))
-    assert finish(result, argparse.Namespace(against=str(older), json=str(tmp_path / "new.json"))) == 0
-    assert "+50%" in capsys.readouterr().out
+    assert finish(result, options(tmp_path, against=str(older), json=str(tmp_path / "new.json"))) == 0
+    said = capsys.readouterr().out
+    assert "+50%" in said and "worse" in said
     assert json.loads((tmp_path / "new.json").read_text())["figures"][0]["value"] == 3.0
     other = Result("scale", {})
     with pytest.raises(SystemExit, match="is a result of 'throughput'"):
-        finish(other, argparse.Namespace(against=str(older), json=None))
+        finish(other, options(tmp_path, against=str(older)))
+
+
+def test_a_change_counts_only_outside_of_the_spread(tmp_path: Path) -> None:
+    before = Result("scale", {})
+    before.add("wall", "s", [1.0, 1.2])
+    before.add("rate", "MiB/s", [100.0, 110.0])
+    finish(before, options(tmp_path))
+    older = older_result(str(tmp_path / "scale.json"), "scale")
+    assert older.verdict(Figure("wall", "s", (1.1, 1.9))) == "within the spread"
+    assert older.verdict(Figure("wall", "s", (1.3, 1.9))) == "worse"
+    assert older.verdict(Figure("wall", "s", (0.8, 0.9))) == "better"
+    assert older.verdict(Figure("rate", "MiB/s", (120.0, 130.0))) == "better", "more of a rate is better"
+    assert older.verdict(Figure("new", "s", (1.0,))) == ""
+
+
+def test_a_result_is_read_back_as_it_was(tmp_path: Path) -> None:
+    result = Result("scale", {"scales": [1.0]})
+    result.add("a · b · wall", "×", [1.0, 2.0], at_most=1.1, note="n")
+    finish(result, options(tmp_path))
+    back = from_json(read(str(tmp_path / "scale.json")))
+    assert back.figures == result.figures and back.settings == result.settings
+    assert back.to_json()["machine"] == json.loads((tmp_path / "scale.json").read_text())["machine"]
+    for text in ("", "[]", '{"suite": "scale"}'):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(SystemExit, match="is no result of"):
+            read(str(tmp_path / "x.json"))
+
+
+def test_the_page_has_every_figure_and_what_was_asked(tmp_path: Path) -> None:
+    result = Result(
+        "throughput", {"scale": 2, "cells": [asdict(Cell("leak", "vpa", 96 << 20, 0, oom_kills=2, gib_s=1.5))]}
+    )
+    result.add("sort · etlkit · wall", "s", [3.0, 3.2])
+    result.add("sort · duckdb · wall", "s", [2.0])
+    result.add("sort · etlkit / duckdb · wall", "×", [1.5, 1.6], at_most=1.0)
+    result.add("sort · etlkit / <polars> · wall", "×", [0.8], at_most=1.0)
+    finish(result, options(tmp_path), "whole jobs beside others")
+    text = (tmp_path / "throughput.html").read_text()
+    found = parse(text)
+    for words in ("Whole jobs beside others", "Wall time: ratios", "1 of 2", "Who lives", "1.50 · 2 k", "Every figure"):
+        assert words in found.text, words
+    for one in result.figures:
+        assert one.name in found.text
+    assert not {tag for tag, _ in found.tags} & {"script", "link", "img", "iframe", "polars"}
+    (dotted,) = {attrs["style"] for _, attrs in found.tags if attrs.get("class") == "asked"}
+    assert dotted is not None and dotted in text.replace("--one", "left"), "what was asked is drawn at one"
+
+
+def test_bench_compares_results_and_runs_an_old_one_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[argparse.Namespace] = []
+
+    def measure_suite(args: argparse.Namespace) -> Result:
+        seen.append(args)
+        result = Result("scale", {})
+        result.add("wall", "s", [float(len(seen))])
+        return result
+
+    monkeypatch.setattr(import_module("benchmarks.scale"), "measure_suite", measure_suite)
+    assert dispatch(["bench", "scale", "--scales", "0.5,1", "--json", "one.json"]) == 0
+    assert dispatch(["bench", "--against", "one.json"]) == 0
+    assert seen[1].scales == "0.5,1", "the settings are those of the older result"
+    assert "+100%" in capsys.readouterr().out
+    assert dispatch(["bench", "out/bench/scale.json", "--against", "one.json"]) == 0
+    assert "+100%" in capsys.readouterr().out and len(seen) == 2
+    assert Path("out/bench/scale.html").is_file()
+    assert dispatch(["bench", "nothing"]) == 2
+
+
+def test_every_engine_finds_the_same_rows(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    src = data.tables(tmp_path, 0.001)
+    for work in throughput.ASKED | {"growing": None}:
+        rows = {}
+        for engine in ("duckdb", "pyarrow"):
+            if engine == "duckdb" or work in rivals.PYARROW:
+                out = tmp_path / "out" / engine / work
+                command = [sys.executable, "-m", "benchmarks.rivals", engine, work, str(src), str(out), "1"]
+                subprocess.run(command, check=True, cwd=REPOSITORY)
+                rows[engine] = pq.read_metadata(f"{out}.parquet").num_rows
+        out, state = tmp_path / "out" / "etlkit" / work, tmp_path / "state" / work
+        command = measure.etlkit_run(work, {"src": src, "out": out}, state)
+        subprocess.run(command, check=True, env=measure.environment())
+        rows["etlkit"] = pq.read_table(out).num_rows
+        assert len(set(rows.values())) == 1 and rows["etlkit"] > 0, (work, rows)
 
 
 def test_every_work_is_a_job_and_has_its_rivals() -> None:

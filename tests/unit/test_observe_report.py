@@ -104,13 +104,13 @@ def test_one_file_that_fetches_nothing_and_runs_nothing():
 
 def test_it_is_made_for_a_phone_and_for_the_dark():
     text = page(story(), timeline(events()))
-    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text and "max-width: 700px" in text
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text and "max-width: 720px" in text
 
 
 def test_what_is_on_it():
     found = parse(page(story(), timeline(events())))
     for words in (
-        "Memory against the limit", "Throughput", "Checkpoints: size", "Forecast and fact", "Memory over time",
+        "Memory against the limit", "Throughput", "Checkpoints: size", "Forecast and fact", "The bill: memory × time",
         "Attempts", "Resizes", "Decisions (1)", "restart: 2.0 s", "asks for 1 GiB", "40,000",
     ):  # fmt: skip
         assert words in found.text, words
