@@ -84,6 +84,7 @@ class _RowGroupWriter(Collector):
             compression_level=1 if compression == "zstd" else None,
             use_dictionary=dictionary_columns(first),
             store_schema=self._as_read is None,
+            store_decimal_as_integer=True,  # to 18 digits, as DuckDB writes them: three times as fast as fixed bytes
         )
 
     def emit(self, table: pa.Table) -> None:
