@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from ..settings import load
 
     settings = load(vars(args))
-    if (code := prepare(sys.argv[1:], settings, args.target)) is not None:
+    if (code := prepare(settings, args.target)) is not None:
         return code
     from ..errors import EtlkitError
     from ..kube import termination

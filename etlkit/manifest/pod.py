@@ -5,7 +5,6 @@ Covers what all shapes and kinds have in common, and where the shapes differ. Wh
 
 from __future__ import annotations
 
-from ..memory.allocation import allocator_environment
 from ..units import quantity_bytes
 from .order import CONTAINER, DATA, Kind, Order, Shape
 from .yaml import Data, note
@@ -155,7 +154,6 @@ def _environment(order: Order) -> list[Data]:
     def literal(name: str, value: str) -> dict[str, Data]:
         return {"name": name, "value": value}
 
-    allocator = [literal(*pair) for pair in allocator_environment(order.memory_bytes).items()]
     asked = f" {order.why['max_memory']}" if "max_memory" in order.why else ""
     found: list[Data] = [
         by_field("ETLKIT_POD_NAME", "metadata.name"),
@@ -177,12 +175,6 @@ def _environment(order: Order) -> list[Data]:
         *found,
         literal("ETLKIT_STATE", order.state),
         literal("ETLKIT_CONFIG", f"{CONFIG}/etlkit.toml"),
-        note(
-            "These must be there before the process starts. With them an allocation that does not fit is an error that "
-            "etlkit recovers from, and not an OOM kill.",
-            allocator[0],
-        ),
-        *allocator[1:],
     ]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..memory.allocation import allocator_environment
 from ..units import format_bytes
 from .pod import ANNOTATION_CONTAINER, ANNOTATION_MEMORY
 from .workload import Finding, Level, Workload, items, mapping, quantity
@@ -113,16 +112,10 @@ def annotated(w: Workload) -> Iterator[Finding]:
 
 
 def allocator(w: Workload) -> Iterator[Finding]:
-    wanted = allocator_environment(w.size("limits", "memory"))
-    missing = [name for name in wanted if w.env(name) is None]
-    if missing:
-        why = "etlkit starts itself again once to set them, at each start"
-        remedy = "add " + ", ".join(f"{name}={wanted[name]}" for name in missing)
-        yield Finding("allocator", Level.WARN, w.place, f"{', '.join(missing)} not set", why, remedy)
     pool = w.env("ARROW_DEFAULT_MEMORY_POOL")
     if pool is not None and pool != "system":
         why = "with another pool an allocation that does not fit is an OOM kill, not an error to recover from"
-        yield Finding("allocator", Level.FAIL, w.place, f"ARROW_DEFAULT_MEMORY_POOL is {pool}", why, "set it to system")
+        yield Finding("allocator", Level.FAIL, w.place, f"ARROW_DEFAULT_MEMORY_POOL is {pool}", why, "remove it")
 
 
 def settings_can_change(w: Workload) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ still see where it stands and ask for more.
 
 from __future__ import annotations
 
-from .allocation import allocator_environment, is_allocation_failure, needs_restart, release_pools
+from .allocation import is_allocation_failure, release_pools, tune_allocator
 from .cpu import CpuReader, CpuSample, find_cpu_reader
 from .discover import find_reader
 from .forecast import (
@@ -41,12 +41,11 @@ __all__ = [
     "StateProjection",
     "Wall",
     "WallPlacement",
-    "allocator_environment",
     "find_cpu_reader",
     "find_reader",
     "interval_s",
     "is_allocation_failure",
-    "needs_restart",
     "release_pools",
     "thrash",
+    "tune_allocator",
 ]

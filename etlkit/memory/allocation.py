@@ -1,4 +1,4 @@
-"""Allocation: which errors mean "no memory", giving freed memory back, and the allocator's environment.
+"""Allocation: which errors mean "no memory", giving freed memory back, and choosing the allocator.
 
 Covers glibc's malloc under Arrow's ``system`` pool. Where to put the wall that makes allocations fail is for
 ``wall``; what to do about it (release, spill, halve, retry) is for the engine. pyarrow is imported only if it is
@@ -8,9 +8,10 @@ loaded already.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 
 from ..units import MIB
 from .process import ResidentSize
@@ -62,25 +63,37 @@ def release_pools() -> int:
     return max(0, before_bytes - after_bytes)
 
 
-def allocator_environment(limit_bytes: int | None) -> dict[str, str]:
-    """What must be set before the process starts, for the wall to hold and the allocator to be quick."""
+def tune_allocator(limit_bytes: int | None, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Choose the allocator for a limit: what the wall needs to hold, and what is quick. Before pyarrow and any thread.
+
+    glibc's own variables (``MALLOC_ARENA_MAX`` and the like) are read before Python starts; ``mallopt`` says the same later,
+    at every start for the limit of that start. What the author has set is left alone. Elsewhere than on glibc only
+    Arrow's pool is chosen.
+    """
+    environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    # musl has none.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for variable, (parameter, value) in allocator_settings(limit_bytes).items():
+        if variable not in environ:
+            mallopt(parameter, value)
+
+
+def allocator_settings(limit_bytes: int | None) -> dict[str, tuple[int, int]]:
+    """glibc's variable → its number in ``malloc.h`` and the value for this limit."""
     # Above the threshold each buffer is a mapping of its own, zeroed page by page each time. Below it the heap keeps
-    # what is freed, up to the trim threshold. A small limit cannot afford to keep much.
+    # what is freed, up to the trim threshold. A small limit cannot afford to keep much. 32 MiB is glibc's highest.
     threshold_bytes = 32 * MIB if limit_bytes is None else min(32 * MIB, max(4 * MIB, limit_bytes // 16))
     return {
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": str(threshold_bytes),
-        "MALLOC_TRIM_THRESHOLD_": str(threshold_bytes),
+        "MALLOC_ARENA_MAX": (-8, 2),
+        "MALLOC_MMAP_THRESHOLD_": (-3, threshold_bytes),
+        "MALLOC_TRIM_THRESHOLD_": (-1, threshold_bytes),
     }
-
-
-def needs_restart(environ: Mapping[str, str]) -> bool:
-    """True if a variable of ``allocator_environment`` is missing, so that the process should start itself again once.
-
-    What the author has set is left alone, other values too.
-    """
-    return sys.platform.startswith("linux") and any(name not in environ for name in allocator_environment(None))
 
 
 def _trim_heap() -> None:

@@ -56,7 +56,7 @@ class Wall:
     """RLIMIT_DATA, kept in step with the limit and with what else the group is charged with.
 
     Place it again with every sample near the limit and after every resize. ``unavailable`` says why there is none.
-    Children inherit the limit as it stands: lift it before starting one, or before the process starts itself again.
+    Children inherit the limit as it stands: lift it before starting one.
     """
 
     def __init__(self, *, pool: str | None = None, root: Path = Path("/")) -> None:

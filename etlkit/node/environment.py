@@ -11,14 +11,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..memory.allocation import allocator_environment
 from . import quantity, spec
 from .answers import Json
 
 
-def etl_environment(
-    *, container: str, limit_bytes: int | None, max_memory: str | None, backoff_limit: int | None
-) -> list[Json]:
+def etl_environment(*, container: str, max_memory: str | None, backoff_limit: int | None) -> list[Json]:
     """The variables that our manifests give to the job's container, as entries of ``env``."""
 
     def by_field(name: str, path: str) -> Json:
@@ -29,7 +26,6 @@ def etl_environment(
         "ETLKIT_CONTAINER_NAME": container,
         "ETLKIT_MAX_MEMORY": max_memory,
         "ETLKIT_BACKOFF_LIMIT": None if backoff_limit is None else str(backoff_limit),
-        **allocator_environment(limit_bytes),
     }
     return [
         by_field("ETLKIT_POD_NAME", "metadata.name"),

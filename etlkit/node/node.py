@@ -161,7 +161,6 @@ class Node:
             entry
             for entry in environment.etl_environment(
                 container=main["name"],
-                limit_bytes=spec.limit_bytes(main.get("resources") or {}),
                 max_memory=max_memory,
                 backoff_limit=backoff_limit,
             )

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etlkit.memory import MemorySample, allocator_environment
+from etlkit.memory import MemorySample
+from etlkit.memory.allocation import allocator_settings
 from etlkit.testing.cgroups import GroupRun, RealGroup, make_group, unavailable
 
 MIB = 1024**2
@@ -28,7 +29,8 @@ def run_python(
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     env.pop("ETLKIT_CGROUP", None)
     if wall:
-        env.update(allocator_environment(group.limit_bytes))
+        settings = allocator_settings(group.limit_bytes).items()
+        env |= {"ARROW_DEFAULT_MEMORY_POOL": "system", **{name: str(value) for name, (_, value) in settings}}
     return group.run([sys.executable, "-c", script, *map(str, arguments)], env=env, timeout_s=timeout_s)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from etlkit.engine.hashing import partition_batch, partition_ids, row_hashes
@@ -92,6 +92,8 @@ def test_a_string_hashes_alike_wherever_it_lies(values: list[str | None], data: 
 def test_wide_decimals_of_any_width(values: list[D | None]) -> None:
     narrow, wide = hashes(values, pa.decimal128(38, 4)), hashes(values, pa.decimal256(60, 4))
     assert narrow == wide
+    # One number of 64 bits is null's own word: it shares a partition with null, and nothing else (ADR 3).
+    assume(all(v is None or v != D(0x13198A2E03707344).scaleb(-4) for v in values))
     assert len(set(narrow)) == len({None if v is None else v + 0 for v in values})
 
 

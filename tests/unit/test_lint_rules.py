@@ -138,7 +138,6 @@ BREAKS: list[tuple[str, str, Level, Callable[[Docs], None]]] = [
     ("restart", "identity", WARN, env("ETLKIT_POD_NAMESPACE", None)),
     ("restart", "annotations", WARN, job("template/metadata/annotations", None)),
     ("restart", "annotations", FAIL, (capped("1Gi"))),
-    ("restart", "allocator", WARN, env("MALLOC_ARENA_MAX", None)),
     ("restart", "allocator", FAIL, env("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")),
     ("restart", "config-folder", WARN, job(f"{ETL}/volumeMounts/2/subPath", "etlkit.toml")),
     ("restart", "image", WARN, job(f"{ETL}/image", "etlkit-jobs")),

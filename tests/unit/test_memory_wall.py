@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,13 +16,12 @@ from hypothesis import strategies as st
 from etlkit.memory import (
     MemorySample,
     Wall,
-    allocator_environment,
     interval_s,
     is_allocation_failure,
-    needs_restart,
     release_pools,
     thrash,
 )
+from etlkit.memory.allocation import allocator_settings
 from etlkit.memory.wall import MARGIN_FLOOR_BYTES, compute_placement
 
 MIB = 1024**2
@@ -209,13 +209,38 @@ def test_releasing_gives_memory_back() -> None:
     assert release_pools() >= 0
 
 
-def test_the_environment_is_complete_and_small_limits_keep_little() -> None:
-    small, large = allocator_environment(96 * MIB), allocator_environment(None)
-    assert small["ARROW_DEFAULT_MEMORY_POOL"] == "system"
-    assert int(small["MALLOC_TRIM_THRESHOLD_"]) < int(large["MALLOC_TRIM_THRESHOLD_"])
-    if sys.platform.startswith("linux"):
-        assert needs_restart({}) and not needs_restart(small)
-        assert not needs_restart({**small, "MALLOC_ARENA_MAX": "9"}), "what the author sets is left alone"
+def test_small_limits_keep_little() -> None:
+    small, large = allocator_settings(96 * MIB), allocator_settings(None)
+    assert small["MALLOC_TRIM_THRESHOLD_"][1] < large["MALLOC_TRIM_THRESHOLD_"][1]
+    assert small.keys() == large.keys()
+
+
+MAPPED = """
+import ctypes, os, sys
+from etlkit.memory import tune_allocator
+tune_allocator(96 * 1024 * 1024)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+from etlkit.memory.heap import _FIELDS
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
+libc.mallinfo2.restype = Info
+before = libc.mallinfo2().hblks
+held = [libc.malloc(int(size)) for size in sys.argv[1:]]
+print(libc.mallinfo2().hblks - before, os.environ["ARROW_DEFAULT_MEMORY_POOL"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_the_allocator_is_tuned_in_the_running_process() -> None:
+    def mapped(**extra: str) -> str:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "ARROW_"))}
+        sizes = [str(5 * MIB), str(7 * MIB)]
+        run = [sys.executable, "-c", MAPPED, *sizes]
+        return subprocess.run(run, env=environ | extra, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert mapped() == "1 system", "6 MiB is the threshold of a limit of 96 MiB"
+    assert mapped(MALLOC_MMAP_THRESHOLD_=str(MIB), ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "2 mimalloc"
 
 
 def test_looking_more_often_near_the_limit() -> None:
