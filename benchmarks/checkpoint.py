@@ -4,8 +4,8 @@
     python -m benchmarks.checkpoint --scale 0.1 --times 1 --repeats 1 --restore-mib 32              # a smoke test
 
 The stateless job reads its input ``--times`` times over (links to the same files). Restoring is timed with a cold
-cache where this user may
-drop it (root), against reading the same file from end to end with nothing done to it.
+cache where this user may drop it (root), against reading the same file from end to end with nothing done to it. Beside
+it, what saving once a second costs Bytewax in the same growing job, at scale 1 at most.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from . import data, measure
+from . import data, killed, measure
 from .measure import Measured
 from .results import Result, add_common_arguments, finish, ratios, say
 
 NAME = "checkpoint"
-HELP = "a checkpoint every second and every 100 ms against none; restoring against the disk"
+HELP = "a checkpoint every second and every 100 ms against none, beside Bytewax; restoring against the disk"
 ASKED = {("stateless", "1s"): 1.01, ("growing", "1s"): 1.05, ("stateless", "100ms"): 1.05}
 EVERY = ("none", "1s", "100ms")
 RESTORE_AT_LEAST = 0.5
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--restore-mib", type=int, default=1024)
+    parser.add_argument("--rivals", default="bytewax", help="empty for none")
 
 
 def measure_suite(args: argparse.Namespace) -> Result:
@@ -54,6 +56,8 @@ def measure_suite(args: argparse.Namespace) -> Result:
             for what in ("wall_s", "cpu_s"):
                 sides = [[getattr(one, what) for one in runs[which]] for which in (every, "none")]
                 result.add(f"{job} · {every} / none · {what[:-2]}", "×", ratios(*sides), at_most=asked)
+    if args.rivals:
+        _bytewax(result, data.tables(Path(args.data), min(args.scale, 1.0)).resolve(), work / "run", args)
     _restore(result, work, args.restore_mib)
     measure.discard(work)
     return result
@@ -68,6 +72,20 @@ def _one(job: str, src: Path, work: Path, every: str, threads: int) -> Measured:
     if not found.ok:
         raise SystemExit(f"{job} with a checkpoint every {every} failed with {found.exit_code}:\n{found.stderr}")
     return found
+
+
+def _bytewax(result: Result, src: Path, work: Path, args: argparse.Namespace) -> None:
+    if find_spec("bytewax") is None:
+        say("bytewax is not installed, so left out (pip install -e '.[bench]')")
+        return
+    runs: dict[str, list[Measured]] = {"none": [], "1s": []}
+    for repeat in range(args.repeats):
+        for every in ("none", "1s") if repeat % 2 == 0 else ("1s", "none"):
+            runs[every].append(killed.start("bytewax", src, work, args.threads, saving=every != "none"))
+            say(f"bytewax, every {every}: {runs[every][-1].wall_s:.2f} s, cpu {runs[every][-1].cpu_s:.2f} s")
+    for what in ("wall_s", "cpu_s"):
+        sides = [[getattr(one, what) for one in runs[which]] for which in ("1s", "none")]
+        result.add(f"growing, bytewax · 1s / none · {what[:-2]}", "×", ratios(*sides))
 
 
 def _repeated(made: Path, folder: Path, times: int) -> Path:

@@ -1,9 +1,9 @@
 """What a kill costs: SIGKILL in the middle, started again, until rows are read again; and how many rows are read twice.
 
-    python -m benchmarks.recovery [--scale 2] [--repeats 5]
+    python -m benchmarks.recovery [--scale 2] [--repeats 5] [--rivals bytewax,duckdb,polars,pyarrow]
 
-Times are taken from the event log: a run's first ``progress`` that has new rows. It is written at each look, so it is
-late by up to 0.1 s.
+Beside it, in ``killed.py``, every engine is killed once half way through the same work. Times of the first part are taken from the
+event log: a run's first ``progress`` that has new rows. It is written at each look, so it is late by up to 0.1 s.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import data, measure
+from . import data, killed, measure
 from .results import Result, add_common_arguments, finish, say
 
 NAME = "recovery"
-HELP = "SIGKILL to the first new rows, rows read twice, and process start to the first rows"
+HELP = "SIGKILL to the first new rows, rows read twice; killed half way beside Bytewax with recovery, DuckDB, Polars, pyarrow"
 FIRST_ROWS_AT_MOST_S = 0.7
 EVERY_S = 0.2
 
@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
     parser.add_argument("--scale", type=float, default=2.0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rivals", default=",".join(killed.ENGINES), help="comma-separated; empty: etlkit alone")
 
 
 def measure_suite(args: argparse.Namespace) -> Result:
@@ -62,6 +64,7 @@ def measure_suite(args: argparse.Namespace) -> Result:
     result.add("process start to first rows", "s", fresh, at_most=FIRST_ROWS_AT_MOST_S)
     result.add("SIGKILL and started again to first new rows", "s", resumed)
     result.add("rows read twice", "rows", repeated)
+    killed.compare(result, src, work, args)
     return result
 
 

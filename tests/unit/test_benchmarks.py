@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data, measure, rivals, throughput
+from benchmarks import data, killed, measure, rivals, throughput
 from benchmarks.results import Figure, Result, finish, from_json, older_result, ratios, read, table
 from benchmarks.survival import Cell
 from etlkit.cli import bench, dispatch
@@ -134,6 +134,21 @@ def test_every_engine_finds_the_same_rows(tmp_path: Path) -> None:
         subprocess.run(command, check=True, env=measure.environment())
         rows["etlkit"] = pq.read_table(out).num_rows
         assert len(set(rows.values())) == 1 and rows["etlkit"] > 0, (work, rows)
+
+
+def test_bytewax_goes_on_after_a_kill_and_finds_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("bytewax", reason="bytewax is not installed: pip install -e '.[bench]'")
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    src = data.tables(tmp_path, 0.001)
+    assert killed.start("bytewax", src, tmp_path / "w", 1).ok
+    found = pq.read_table(tmp_path / "w" / "out")
+    lines = sum(pq.read_metadata(path).num_rows for path in data.files(src, "lineitem"))
+    assert pc.sum(found["lines"]).as_py() == lines
+    assert pc.count_distinct(found["l_orderkey"]).as_py() == found.num_rows
+    assert killed.start("bytewax", src, tmp_path / "w", 1, fresh=False).ok
+    assert killed._rows_twice("bytewax", src, tmp_path / "w") == 0, "what it has read and saved it does not read again"
 
 
 def test_every_work_is_a_job_and_has_its_rivals() -> None:
