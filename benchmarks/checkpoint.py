@@ -1,11 +1,13 @@
 """What checkpoints cost: every second and every 100 ms against none, wall and cpu; and how fast state is read back.
 
-    python -m benchmarks.checkpoint [--scale 10] [--times 8] [--repeats 3] [--restore-mib 1024]     # runs of half a minute and more
-    python -m benchmarks.checkpoint --scale 0.1 --times 1 --repeats 1 --restore-mib 32              # a smoke test
+    python -m benchmarks.checkpoint --what stateless --scale 2 --times 20     # runs of half a minute, as are the next
+    python -m benchmarks.checkpoint --what growing --scale 20
+    python -m benchmarks.checkpoint --what restore --restore-mib 1024
+    python -m benchmarks.checkpoint --scale 0.1 --times 1 --repeats 1 --restore-mib 32     # all three, as a smoke test
 
-The stateless job reads its input ``--times`` times over (links to the same files). Restoring is timed with a cold
-cache where this user may drop it (root), against reading the same file from end to end with nothing done to it. Beside
-it, what saving once a second costs Bytewax in the same growing job, at scale 1 at most.
+The stateless job reads its input ``--times`` times over (links to the same files); the group-by needs a scale that is large, for its
+state to grow all the time. Beside it, what saving once a second costs Bytewax in the same growing job, at scale 1 at most. Restoring
+is timed with a cold cache where this user may drop it (root), against reading the same file from end to end with nothing done to it.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from .results import Result, add_common_arguments, finish, ratios, say
 NAME = "checkpoint"
 HELP = "a checkpoint every second and every 100 ms against none, beside Bytewax; restoring against the disk"
 ASKED = {("stateless", "1s"): 1.01, ("growing", "1s"): 1.05, ("stateless", "100ms"): 1.05}
-EVERY = ("none", "1s", "100ms")
+EVERY = ("1s", "100ms")
+WHAT = ("stateless", "growing", "rivals", "restore")
 RESTORE_AT_LEAST = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser)
+    parser.add_argument("--what", type=_list, default=WHAT, help=f"some of {','.join(WHAT)} (default: all)")
+    parser.add_argument("--every", type=_list, default=EVERY, help=f"some of {','.join(EVERY)} (default: all)")
     parser.add_argument("--scale", type=float, default=10.0)
     parser.add_argument("--times", type=int, default=8, help="how often the stateless job reads its input")
     parser.add_argument("--repeats", type=int, default=3)
@@ -38,27 +43,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rivals", default="bytewax", help="empty for none")
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def measure_suite(args: argparse.Namespace) -> Result:
-    made = data.tables(Path(args.data), args.scale).resolve()
+    made = data.tables(Path(args.data), args.scale, ("lineitem",)).resolve()
     work = Path(args.work).resolve() / NAME
     measure.discard(work)
     result = Result(NAME, {"scale": args.scale, "times": args.times, "repeats": args.repeats, "threads": args.threads})
-    sources = {"stateless": _repeated(made, work / "input", args.times), "growing": made}
-    for job, src in sources.items():
-        runs: dict[str, list[Measured]] = {every: [] for every in EVERY}
+    for job in args.what:
+        if job == "restore":
+            _restore(result, work, args.restore_mib)
+        elif job == "rivals" and args.rivals:
+            _bytewax(result, data.tables(Path(args.data), min(args.scale, 1.0)).resolve(), work / "run", args)
+        if job not in ("stateless", "growing"):
+            continue
+        src = _repeated(made, work / "input", args.times) if job == "stateless" else made
+        variants = ("none", *args.every)
+        runs: dict[str, list[Measured]] = {every: [] for every in variants}
         for repeat in range(args.repeats):
-            for every in EVERY if repeat % 2 == 0 else EVERY[::-1]:
+            for every in variants if repeat % 2 == 0 else variants[::-1]:
                 runs[every].append(_one(job, src, work, every, args.threads))
                 say(f"{job}, every {every}: {runs[every][-1].wall_s:.2f} s, cpu {runs[every][-1].cpu_s:.2f} s")
         result.add(f"{job} · none · wall", "s", (one.wall_s for one in runs["none"]))
-        for every in EVERY[1:]:
+        for every in args.every:
             asked = ASKED.get((job, every))
             for what in ("wall_s", "cpu_s"):
                 sides = [[getattr(one, what) for one in runs[which]] for which in (every, "none")]
                 result.add(f"{job} · {every} / none · {what[:-2]}", "×", ratios(*sides), at_most=asked)
-    if args.rivals:
-        _bytewax(result, data.tables(Path(args.data), min(args.scale, 1.0)).resolve(), work / "run", args)
-    _restore(result, work, args.restore_mib)
     measure.discard(work)
     return result
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 TABLES = ("lineitem", "orders")
 PARTS = 4
 
 
-def tables(folder: Path, scale: float) -> Path:
+def tables(folder: Path, scale: float, names: Sequence[str] = TABLES) -> Path:
     """The folder of one scale, made if it is not there. Needs ``tpchgen-cli``."""
     made = folder / f"sf{scale:g}"
-    for table in TABLES:
+    for table in names:
         if not (made / table).is_dir():
             _generate(made, table, scale)
     return made

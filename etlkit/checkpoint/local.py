@@ -59,9 +59,10 @@ class LocalStore:
     def prepare(self) -> None:
         """Make the folders and see whether this filesystem has hard links."""
         try:
-            self._make_folder(self._root)
+            made: list[Path] = []
             for folder in FOLDERS:
-                self._make_folder(self._root / folder)
+                self._make_folder(self._root / folder, made)
+            self._settle(made)
             self._reserves = not self._has_links()
         except OSError as error:
             raise io_error("prepare the state directory", self.location, error) from error
@@ -222,18 +223,32 @@ class LocalStore:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _make_folder(self, path: Path) -> None:
-        """With its parents, each made durable by syncing the folder above it."""
+    def _make_folder(self, path: Path, made: list[Path]) -> None:
+        """With its parents. ``made`` says which were not there."""
         try:
             is_folder = self._disk.stat(str(path)).is_folder
         except FileNotFoundError:
-            self._make_folder(path.parent)
+            self._make_folder(path.parent, made)
             with contextlib.suppress(FileExistsError):
                 self._disk.mkdir(str(path))
-            self._disk.fsync_folder(str(path.parent))
+            made.append(path)
         else:
             if not is_folder:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+    def _settle(self, made: list[Path]) -> None:
+        """Make the folders' names durable. Also of those that were found: they may have been made by a start that died before it did
+        so. Ends where the filesystem does, and at a folder that this user may not open: what is in it was made by another."""
+        needed = {folder.parent for folder in made}
+        for folder in (self._root, *self._root.parents):
+            try:
+                self._disk.fsync_folder(str(folder))
+            except PermissionError:
+                if folder in needed:
+                    raise
+                return
+            if folder.is_mount() and folder not in needed:
+                return
 
     def _has_links(self) -> bool:
         """Whether link(2) works here. Without it, whether an exclusive create does; else the store is refused."""

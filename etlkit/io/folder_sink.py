@@ -4,11 +4,15 @@ The commit, in this order; each step may be repeated, so a crash anywhere rolls 
 
 1. ``_SUCCESS`` names this run: nothing is left to do but to remove staging.
 2. An old ``_SUCCESS`` is removed (if_exists "replace" and "append"), so that nobody trusts what is in between.
-3. "replace": each file that this run found at its start is removed, if it is that file still and no part has its name.
-4. Each part is renamed from staging to its final name, unless it is there already.
+3. "replace": each file that this run found at its start is removed, if it is that file still and no part has its name. Their folders
+   are synced: what was removed must not come back beside the new ``_SUCCESS``.
+4. Folders for partitions are made and synced, and then each part is renamed from staging to its final name, unless it is there
+   already. (A power loss may leave it under both names.)
 5. Folders are synced, innermost first.
 6. ``_SUCCESS`` is written in staging, synced, renamed, and the folder synced. From here on the output is true.
 7. Staging is removed.
+
+Whoever did a step may have been killed before its sync, so who goes on syncs again: the page cache shows what no disk holds yet.
 
 With ``visible="checkpoint"`` the runtime calls ``publish`` after each commit: 2 and 3 happen the first time, then 4 and 5 for the new
 parts. Their names are written to ``shown`` in staging before they are. So a start from an older checkpoint (the newest one was
@@ -25,8 +29,9 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -36,7 +41,7 @@ import pyarrow as pa
 from ..errors import ConfigError, CorruptStateError, StateError
 from ..plan.nodes import IfExists, Visible
 from ..testing.crashpoints import declare, reach
-from .part_file import PartFile, sync_folder, write_durably
+from .part_file import PartFile, sync_above, sync_folder, write_durably
 from .paths import local_output, state_error
 from .sink import Part, StagedPart
 from .staged import FormatWriter, StagedFiles
@@ -45,6 +50,7 @@ SUCCESS = "_SUCCESS"
 _START = "start.json"
 _SHOWN = "shown"
 VISIBLE = ("end", "checkpoint")
+_READ_BYTES = 1024 * 1024
 _RUNS_REMEMBERED = 1000
 """Earlier runs that an appended-to ``_SUCCESS`` still names."""
 
@@ -103,6 +109,8 @@ class FolderSink(ABC):
         if self._published() and resuming:
             return
         if resuming and (staging / _START).exists():
+            sync_folder(staging)
+            sync_above(staging)
             return
         # A run that was interrupted before its start was written down has shown nothing to anybody: it starts now.
         success = _identity(self._out / SUCCESS)
@@ -119,13 +127,12 @@ class FolderSink(ABC):
             if staging.exists():
                 shutil.rmtree(staging)
             self._early = set()
-            made = _make_folders(staging)
+            staging.mkdir(parents=True, exist_ok=True)
             start = {"success": success, "replaces": found if self.if_exists == "replace" else {}}
             write_durably(staging / _START, json.dumps(start).encode(), by_way_of=staging / f"{_START}.new")
         except OSError as error:
             raise state_error("the staging folder cannot be made", staging, error) from error
-        for folder in made:
-            sync_folder(folder.parent)
+        sync_above(staging)
         reach("sink.prepared")
 
     def stage(self, split: int, epoch: int, schema: pa.Schema) -> StagedPart:
@@ -197,6 +204,7 @@ class FolderSink(ABC):
             fence()
             self._note_shown([part.final for part in parts])
             reach("early.listed")
+            self._make_folders(parts)
             for part in parts:
                 self._publish_part(part, start["replaces"], fence)
             self._sync_folders(parts)
@@ -208,6 +216,8 @@ class FolderSink(ABC):
         try:
             if not self._published():
                 self._publish(parts, fence)
+            else:
+                sync_folder(self._out)  # who marked it may have died before
             if self._staging.exists():
                 fence()
                 shutil.rmtree(self._staging)
@@ -292,7 +302,7 @@ class FolderSink(ABC):
             if name not in finals and _identity(path) == identity:
                 fence()
                 path.unlink()
-                _remove_empty(path.parent, self._out)
+        _sync_removed(self._out, [name for name in replaces if name not in finals])
         reach("sink.cleared")
         self._opened = True
         return earlier
@@ -300,6 +310,8 @@ class FolderSink(ABC):
     def _publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
         start = self._start()
         earlier = self._open_output(start, {part.final for part in parts}, fence)
+        fence()
+        self._make_folders(parts)
         for part in parts:
             self._publish_part(part, start["replaces"], fence)
         reach("sink.published")
@@ -325,24 +337,37 @@ class FolderSink(ABC):
             return
         self._refuse_strangers(part, replaces)
         fence()
-        final.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(final)
         reach("sink.part")
 
     def _refuse_strangers(self, part: Part, replaces: dict[str, Identity]) -> None:
-        """A file that this run has neither found at its start nor shown itself is another's."""
+        """A file that this run has neither found at its start nor shown itself is another's, unless it is the part: then a power loss
+        has kept its new name and brought the old one back."""
         there = _identity(self._out / part.final)
         if there is None or there == replaces.get(part.final) or part.final in self._read_shown():
             return
-        if _identity(self._staging / part.name) is not None:
+        if _identity(self._staging / part.name) is not None and not _holds(self._out / part.final, part):
             raise self._taken(part.final)
 
+    def _make_folders(self, parts: Sequence[Part]) -> None:
+        """A file that is renamed into a folder whose own name is lost would be lost with it."""
+        folders = self._folders_of(parts)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        for above in dict.fromkeys(folder.parent for folder in folders):
+            sync_folder(above)
+
     def _sync_folders(self, parts: Sequence[Part]) -> None:
-        finals_above = {parent for part in parts for parent in (self._out / part.final).parents}
-        folders = [folder for folder in finals_above if self._out in folder.parents]
-        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        for folder in reversed(self._folders_of(parts)):
             sync_folder(folder)
         sync_folder(self._out)
+
+    def _folders_of(self, parts: Sequence[Part]) -> list[Path]:
+        """Folders of partitions, each after the one above it."""
+        above = {
+            parent for final in {part.final.rpartition("/")[0] for part in parts} for parent in _with_parents(final)
+        }
+        return [self._out / name for name in sorted(above)]
 
     def _read_shown(self) -> set[str]:
         """Final names that this run has shown, or was about to show, before its end."""
@@ -354,15 +379,16 @@ class FolderSink(ABC):
         fresh = [name for name in finals if name not in self._read_shown()]
         if not fresh:
             return
-        path = self._staging / _SHOWN
-        begun = path.exists()
-        with path.open("ab") as file:
-            # The first end of a line is for one that a crash has torn.
-            file.write("".join(f"\n{json.dumps(name)}" for name in fresh).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if not begun:
-            sync_folder(self._staging)
+        # The first end of a line is for one that a crash has torn.
+        text = "".join(f"\n{json.dumps(name)}" for name in fresh).encode() + b"\n"
+        fd = os.open(self._staging / _SHOWN, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            while text:
+                text = text[os.write(fd, text) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        sync_folder(self._staging)
         self._read_shown().update(fresh)
 
     def _take_back(self, names: Sequence[str]) -> None:
@@ -424,18 +450,35 @@ def _names_shown(staging: Path) -> set[str]:
 
 def _take_back(out: Path, names: Sequence[str]) -> None:
     for name in names:
-        path = out / name
-        path.unlink(missing_ok=True)
-        if path.parent.is_dir():
-            _remove_empty(path.parent, out)
-    if names:
-        sync_folder(out)
+        (out / name).unlink(missing_ok=True)
+    _sync_removed(out, names)
 
 
-def _remove_empty(folder: Path, out: Path) -> None:
-    while folder != out and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+def _with_parents(folder: str) -> Iterator[str]:
+    """``a/b`` and ``a``; nothing for the output folder itself."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _sync_removed(out: Path, names: Iterable[str]) -> None:
+    """That these files are gone is durable, and so are the folders that were left empty."""
+    for folder in sorted({(out / name).parent for name in names}):
+        while folder != out and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+        while not folder.is_dir():
+            folder = folder.parent
+        sync_folder(folder)
+
+
+def _holds(path: Path, part: Part) -> bool:
+    """Whether that file's bytes are the part's."""
+    crc32 = 0
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            crc32 = zlib.crc32(piece, crc32)
+        return file.tell() == part.length and crc32 == part.crc32
 
 
 def _identity(path: Path) -> Identity | None:
@@ -445,10 +488,3 @@ def _identity(path: Path) -> Identity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return [facts.st_ino, facts.st_mtime_ns, facts.st_size]
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Make it and what is missing above it; the new ones, outermost first."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]

@@ -10,6 +10,7 @@ import os
 import zlib
 from pathlib import Path
 
+from ..errors import StateError
 from .paths import state_error
 
 SYNC_EVERY_BYTES = 8 * 1024 * 1024
@@ -111,6 +112,20 @@ def sync_folder(folder: Path) -> None:
             os.close(fd)
     except OSError as error:
         raise state_error("the folder cannot be synced", folder, error) from error
+
+
+def sync_above(folder: Path) -> None:
+    """Make the folder's own name durable, and the names of the folders above it: whoever made them may have died before that. Ends
+    where the filesystem does, and at the first that this user may not open: it was made by another."""
+    for above in folder.parents:
+        try:
+            sync_folder(above)
+        except StateError as error:
+            if isinstance(error.__cause__, PermissionError):
+                return
+            raise
+        if above.is_mount():
+            return
 
 
 def write_durably(path: Path, data: bytes, *, by_way_of: Path) -> None:

@@ -1,4 +1,4 @@
-"""The states that a power loss may legally leave, from the log of a ``SimDisk``.
+"""The states that a power loss may legally leave, from the log of a ``SimDisk`` or of ``recorder.recording``.
 
 The model, deliberately weaker than any journaling filesystem:
 
@@ -19,11 +19,11 @@ import hashlib
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .simdisk import Mark, Mkdir, Name, Op, Rename, Sync, SyncFolder, Unlink, Write
+from .simdisk import Mark, Mkdir, Name, Op, Rename, Rmdir, Sync, SyncFolder, Unlink, Write
 
 Tree = Mapping[str, Mapping[str, bytes]]
 """Folders by path, each with its files' content by name."""
@@ -63,15 +63,16 @@ class _File:
         )
 
 
-_FOLDER = -1
+_ROOT = -1
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """Names to set (an inode, or ``_FOLDER``) or to take away (None), as one step. ``after`` must be durable first."""
+    """Names to set (a file's inode, or a folder's number, which is negative) or to take away (None), as one step. ``after`` must
+    be durable first."""
 
     names: tuple[tuple[str, int | None], ...]
-    after: tuple[str, _Change] | None = None
+    after: tuple[int, _Change] | None = None
 
 
 @dataclass(slots=True)
@@ -96,19 +97,28 @@ class _Folder:
 
 
 class _Model:
+    """A folder that is removed and made again under the same path is another folder: what was below the first may come back."""
+
     def __init__(self) -> None:
         self.files: dict[int, _File] = {}
-        self.folders: dict[str, _Folder] = {"/": _Folder()}
+        self.folders: dict[int, _Folder] = {_ROOT: _Folder()}
+        self.at: dict[str, int] = {"/": _ROOT}
+        """The folder that each path means to the process."""
 
     def step(self, op: Op) -> None:
         match op:
             case Mkdir(path):
-                self._change(path, _FOLDER)
-                self.folders[path] = _Folder()
+                number = _ROOT - len(self.folders)
+                self.folders[number] = _Folder()
+                self.at[path] = number
+                self._change(path, number)
             case Name(path, inode):
                 self.files.setdefault(inode, _File())
                 self._change(path, inode)
             case Unlink(path):
+                self._change(path, None)
+            case Rmdir(path):
+                del self.at[path]
                 self._change(path, None)
             case Rename(source, target, inode):
                 self._rename(source, target, inode)
@@ -118,35 +128,36 @@ class _Model:
                 file = self.files[inode]
                 self.files[inode] = _File(file.synced + b"".join(file.pending))
             case SyncFolder(path):
-                self._sync_folder(path)
+                self._sync_folder(self.at[path])
             case Mark():
                 pass
 
-    def _change(self, path: str, inode: int | None, after: tuple[str, _Change] | None = None) -> tuple[str, _Change]:
+    def _change(self, path: str, inode: int | None, after: tuple[int, _Change] | None = None) -> tuple[int, _Change]:
         folder, name = _split(path)
         change = _Change(((name, inode),), after)
-        self.folders[folder].pending.append(change)
-        return folder, change
+        self.folders[self.at[folder]].pending.append(change)
+        return self.at[folder], change
 
     def _rename(self, source: str, target: str, inode: int) -> None:
         (source_folder, source_name), (target_folder, target_name) = _split(source), _split(target)
         if source_folder == target_folder:
-            self.folders[target_folder].pending.append(_Change(((target_name, inode), (source_name, None))))
+            change = _Change(((target_name, inode), (source_name, None)))
+            self.folders[self.at[target_folder]].pending.append(change)
         else:
             self._change(source, None, after=self._change(target, inode))
 
-    def _sync_folder(self, path: str) -> None:
-        folder = self.folders[path]
+    def _sync_folder(self, number: int) -> None:
+        folder = self.folders[number]
         for change in folder.pending:
             if change.after is not None:
                 self.folders[change.after[0]].settle(change.after[1])
-        self.folders[path] = _Folder(folder.with_changes(folder.pending))
+        self.folders[number] = _Folder(folder.with_changes(folder.pending))
 
     def states(self, limit: int, dice: random.Random) -> Iterator[Tree]:
         """All combinations if there are no more than ``limit``; else the extreme ones and a sample."""
-        open_folders = [path for path, folder in self.folders.items() if folder.pending]
+        open_folders = [number for number, folder in self.folders.items() if folder.pending]
         open_files = [inode for inode, file in self.files.items() if file.pending]
-        subsets = [list(_subsets(self.folders[path].pending, limit, dice)) for path in open_folders]
+        subsets = [list(_subsets(self.folders[number].pending, limit, dice)) for number in open_folders]
         variants = [self.files[inode].variants() for inode in open_files]
         choices: list[list[Any]] = [*subsets, *variants]
         combinations: Iterator[tuple[Any, ...]]
@@ -161,7 +172,7 @@ class _Model:
             if self._is_legal(changes):
                 yield self._tree(changes, dict(zip(open_files, combination[len(open_folders) :], strict=True)))
 
-    def _is_legal(self, changes: Mapping[str, list[_Change]]) -> bool:
+    def _is_legal(self, changes: Mapping[int, list[_Change]]) -> bool:
         for chosen in changes.values():
             for change in chosen:
                 if change.after is not None:
@@ -171,15 +182,15 @@ class _Model:
                         return False
         return True
 
-    def _tree(self, changes: Mapping[str, list[_Change]], contents: Mapping[int, bytes]) -> Tree:
+    def _tree(self, changes: Mapping[int, list[_Change]], contents: Mapping[int, bytes]) -> Tree:
         tree: dict[str, dict[str, bytes]] = {}
-        waiting = ["/"]
+        waiting = [("/", _ROOT)]
         while waiting:
-            path = waiting.pop()
+            path, number = waiting.pop()
             tree[path] = {}
-            for name, inode in self.folders[path].with_changes(changes.get(path, [])).items():
-                if inode == _FOLDER:
-                    waiting.append(f"{path.rstrip('/')}/{name}")
+            for name, inode in self.folders[number].with_changes(changes.get(number, [])).items():
+                if inode < 0:
+                    waiting.append((f"{path.rstrip('/')}/{name}", inode))
                 else:
                     tree[path][name] = contents.get(inode, self.files[inode].synced)
         return tree
@@ -202,8 +213,18 @@ def _split(path: str) -> tuple[str, str]:
     return folder or "/", name
 
 
-def crash_states(log: list[Op], a_point: int = 48, seed: int = 0) -> Iterator[CrashState]:
-    """Every distinct state, at most ``a_point`` new ones after each call. The same log gives the same states."""
+def everything(log: Sequence[Op]) -> Tree:
+    """The folder as it is when the process ends and nothing is lost."""
+    model = _Model()
+    for op in log:
+        model.step(op)
+    changes = {number: folder.pending for number, folder in model.folders.items()}
+    return model._tree(changes, {inode: file.variants()[0] for inode, file in model.files.items()})
+
+
+def crash_states(log: Sequence[Op], a_point: int = 48, seed: int = 0, settled: int = 0) -> Iterator[CrashState]:
+    """Every distinct state, at most ``a_point`` new ones after each call. The same log gives the same states. None before the first
+    ``settled`` calls have returned."""
     dice = random.Random(seed)
     model = _Model()
     notes: list[object] = []
@@ -215,7 +236,7 @@ def crash_states(log: list[Op], a_point: int = 48, seed: int = 0) -> Iterator[Cr
             seen.clear()
         elif op is not None:
             model.step(op)
-        for tree in model.states(a_point, dice):
+        for tree in model.states(a_point, dice) if after >= settled else ():
             key = _key(tree)
             if key not in seen:
                 seen.add(key)

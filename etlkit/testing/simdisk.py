@@ -42,6 +42,11 @@ class Unlink:
 
 
 @dataclass(frozen=True, slots=True)
+class Rmdir:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     inode: int
     data: bytes
@@ -64,7 +69,7 @@ class Mark:
     note: object
 
 
-Op = Mkdir | Name | Rename | Unlink | Write | Sync | SyncFolder | Mark
+Op = Mkdir | Name | Rename | Unlink | Rmdir | Write | Sync | SyncFolder | Mark
 
 
 class SimDisk(Disk):

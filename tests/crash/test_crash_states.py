@@ -173,8 +173,8 @@ def test_every_single_fsync_is_needed() -> None:
     log = fresh(splits=3)
     missed = []
     for at, op in enumerate(log):
-        if at < 2 or not isinstance(op, (Sync, SyncFolder)):
-            continue
+        if at < 2 or not isinstance(op, (Sync, SyncFolder)) or op == SyncFolder("/"):
+            continue  # the volume's own name: it was there before, and a start cannot know that
         cut = log[:at] + log[at + 1 :]
         states = list(crash_states(cut, a_point=16))
         random.Random(7).shuffle(states)
