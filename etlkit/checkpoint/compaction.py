@@ -30,8 +30,10 @@ def choose_compaction(runs: Sequence[RunRef], fan_in: int = 8) -> Sequence[RunRe
     return tuple(levels[max(full)][: 4 * fan_in]) if full else None
 
 
-def compact(state_dir: StateDir, runs: Sequence[RunRef], merge: Callable[[int, pa.Table], pa.Table]) -> RunRef:
-    """One durable run of the next level with what ``merge(partition, rows)`` makes of each partition's rows.
+def compact(
+    state_dir: StateDir, runs: Sequence[RunRef], merge: Callable[[int, Sequence[pa.RecordBatch]], pa.Table]
+) -> RunRef:
+    """One durable run of the next level with what ``merge(partition, batches)`` makes of each partition's rows.
 
     Rows come in the order of ``runs``. Holds one partition of all of them in memory at a time. Commit it with the names of
     ``runs`` as ``dropped``; until then nothing has changed.
@@ -41,5 +43,5 @@ def compact(state_dir: StateDir, runs: Sequence[RunRef], merge: Callable[[int, p
         writer = stack.enter_context(state_dir.run_writer(runs[0].stage, max(run.level for run in runs) + 1))
         for partition in sorted({partition for reader in readers for partition in reader.partitions()}):
             batches = [batch for reader in readers for batch in reader.batches(partition)]
-            writer.add(partition, merge(partition, pa.Table.from_batches(batches)))
+            writer.add(partition, merge(partition, batches))
         return writer.close()

@@ -1,9 +1,9 @@
 """The state between two stages: rows hash-partitioned, folded in memory, let go at each checkpoint.
 
-A **cell** holds one partition's rows since the last checkpoint: raw batches, and partials that were folded from them.
-A **generation** is one cell a partition. A checkpoint takes the whole generation under the state's lock and puts an empty one
-in its place, so it never sees half a split; what is being folded at that moment stays in its cell, and the writer waits
-for that cell's own lock. Nothing here does I/O.
+A **cell** holds one partition's rows since the last checkpoint: raw batches (packed, if they do not fold), and partials that
+were folded from them. A **generation** is one cell a partition. A checkpoint takes the whole generation under the state's lock
+and puts an empty one in its place, so it never sees half a split; what is being folded at that moment stays in its cell, and
+the writer waits for that cell's own lock. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from .combiners import Combiner
+from .packing import packed, together
 from .stages import ExchangeOutput
 
 WRITER_BYTES = 8 << 20
@@ -100,8 +101,9 @@ class ExchangeState:
 
     def route(self, batch: pa.RecordBatch) -> list[Piece]:
         """The batch, cut into its partitions."""
-        a_row = batch.nbytes / max(1, batch.num_rows)
-        routed = self._router.route(batch, self.partitions, self._boundaries)
+        moved = batch if self.combiner.foldable else packed(batch)
+        a_row = moved.nbytes / max(1, batch.num_rows)
+        routed = self._router.route(batch, self.partitions, self._boundaries, moved)
         return [Piece(partition, piece, int(a_row * piece.num_rows)) for partition, piece in routed]
 
     def add(self, split: SplitState) -> None:
@@ -236,11 +238,17 @@ def drain_cell(combiner: Combiner, cell: Cell) -> pa.Table | None:
         cell.drained = True
         if not combiner.foldable:
             # One chunk: hundreds of short ones cost the writer, and whoever reads them again, more than this copy.
-            rows = pa.Table.from_batches(cell.raw, combiner.raw_schema) if cell.raw else None
-            return None if rows is None else rows.combine_chunks()
+            return pa.Table.from_batches([together(cell.raw, combiner.raw_schema)]) if cell.raw else None
         tables = list(cell.partials)
         if cell.raw:
             tables.append(fold_raw(combiner, cell.raw))
         if not tables:
             return None
         return tables[0] if len(tables) == 1 else combiner.merge(pa.concat_tables(tables))
+
+
+def merge_runs(combiner: Combiner, batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    """One partition of several runs as one table."""
+    if combiner.foldable:
+        return combiner.merge(pa.Table.from_batches(batches))
+    return pa.Table.from_batches([together(batches, combiner.raw_schema)])

@@ -29,7 +29,7 @@ from .growth import Record, growing_input
 from .routing import ByRange, from_text, to_text
 from .sampling import sample_boundaries
 from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
-from .work import GivenUp, Outcome, Task, Workbench, run_task
+from .work import POSITION_BITS, GivenUp, Outcome, Task, Workbench, position_bits, run_task
 
 FEED_WAIT_S = 0.5
 LEAST_SLICE_ROWS = 1024
@@ -247,13 +247,19 @@ class Executor:
     def _boundaries(self, stage: Stage, snapshot: Snapshot, tasks: list[Task]) -> pa.Array | None:
         """The ranges of a sort: found from a sample when its stage first begins, recorded before they are used."""
         output = stage.output
+        self.bench.position_bits = POSITION_BITS
         if not isinstance(output, ExchangeOutput) or not isinstance(output.router, ByRange):
             return None
         recorded = snapshot.facts.get("boundaries") or {}
+        bits = snapshot.facts.get("position_bits") or {}
+        self.bench.position_bits = bits.get(str(stage.index), POSITION_BITS)
         if str(stage.index) not in recorded:
+            self.bench.position_bits = position_bits(stage)
             found = sample_boundaries(tasks, self.bench, output)
             recorded = {**recorded, str(stage.index): to_text(found)}
-            self._state_dir.commit(Delta("ranges of a sort", {}, {"boundaries": recorded}, Phase.RUNNING))
+            bits = {**bits, str(stage.index): self.bench.position_bits}
+            facts = {"boundaries": recorded, "position_bits": bits}
+            self._state_dir.commit(Delta("ranges of a sort", {}, facts, Phase.RUNNING))
         return from_text(recorded[str(stage.index)])
 
     # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────

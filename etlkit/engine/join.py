@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 
 from ..errors import PlanError
 from ..plan.nodes import JoinHow
+from .packing import together, unpacked
 from .physical import count_up, normal_floats
 from .reducers import Side
+from .widths import row_bytes
 
 CHUNK_ROWS = 262_144
 OUT_ROWS = 262_144
@@ -64,7 +66,7 @@ class JoinReducer:
         """semi and anti: each key of the right once is all that is held."""
         build: pa.Table | None = None
         for chunk in _chunks(sides[1](), self.right):
-            keys = _keys(chunk, self._kinds(), _RIGHT).drop_columns([_RIGHT])
+            keys = _keys(chunk, self.right, self._kinds(), _RIGHT).drop_columns([_RIGHT])
             both = keys if build is None else pa.concat_tables([build, keys])
             build = both.group_by(keys.column_names, use_threads=False).aggregate([])
         for chunk in _chunks(sides[0](), self.left):
@@ -72,17 +74,17 @@ class JoinReducer:
                 if self.how == "anti":
                     yield from self._rows(chunk, None)
                 continue
-            probe = _keys(chunk, self._kinds(), _LEFT)
+            probe = _keys(chunk, self.left, self._kinds(), _LEFT)
             kept = probe.join(build, build.column_names, join_type=f"left {self.how}", use_threads=False)
             yield from self._rows(chunk.take(_in_order(kept[_LEFT])), None)
 
     def _block(self, left: Side, right: pa.Table, how: str, met: list[pa.Array]) -> Iterator[pa.RecordBatch]:
         """All of the left past one block of the right. ``met``: numbers of left rows that found somebody, added to."""
-        build = _keys(right, self._kinds(), _RIGHT)
+        build = _keys(right, self.right, self._kinds(), _RIGHT)
         found: list[pa.Array] = []
         start = 0
         for chunk in _chunks(left(), self.left):
-            probe = _keys(chunk, self._kinds(), _LEFT)
+            probe = _keys(chunk, self.left, self._kinds(), _LEFT)
             pairs = probe.join(build, probe.column_names[:-1], join_type=how, use_threads=False)
             pairs = pairs.take(pc.sort_indices(pairs, sort_keys=[(_LEFT, "ascending"), (_RIGHT, "ascending")]))
             if self.how in ("right", "outer"):
@@ -115,9 +117,10 @@ class JoinReducer:
             if table is None:
                 arrays.append(pa.chunked_array([pa.nulls(some.num_rows, field.type)]))
                 continue
+            schema = self.right if side == 1 else self.left
             if side == 2 and left is None:
-                stored = self.right.names[self.left.names.index(stored)]  # keys stand first on both sides
-            column = table[stored]
+                schema, stored = self.right, self.right.names[self.left.names.index(stored)]  # keys stand first on both
+            column = _meant(table[stored], schema.field(stored).type)
             arrays.append(column if column.type == field.type else column.cast(field.type))
         yield from pa.table(arrays, schema=self.schema).combine_chunks().to_batches()
 
@@ -216,9 +219,10 @@ def _value(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _keys(table: pa.Table, kinds: Sequence[pa.DataType], number: str) -> pa.Table:
+def _keys(table: pa.Table, schema: pa.Schema, kinds: Sequence[pa.DataType], number: str) -> pa.Table:
     """The keys in one form for both sides, and the row's number."""
-    arrays = [_common(table.column(index), kind) for index, kind in enumerate(kinds)]
+    columns = [_meant(table.column(index), schema.types[index]) for index in range(len(kinds))]
+    arrays = [_common(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     names = [f"k{index}" for index in range(len(kinds))]
     return pa.table([*arrays, count_up(table.num_rows)], names=[*names, number])
 
@@ -232,6 +236,11 @@ def _common(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column
 
 
+def _meant(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Stored columns are packed."""
+    return column if column.type == kind else pa.chunked_array([unpacked(one, kind) for one in column.chunks], kind)
+
+
 def _chunks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     gathered: list[pa.RecordBatch] = []
     rows = 0
@@ -239,24 +248,24 @@ def _chunks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
         gathered.append(batch)
         rows += batch.num_rows
         if rows >= CHUNK_ROWS:
-            yield pa.Table.from_batches(gathered, schema)
+            yield pa.Table.from_batches([together(gathered, schema)])
             gathered, rows = [], 0
     if gathered:
-        yield pa.Table.from_batches(gathered, schema)
+        yield pa.Table.from_batches([together(gathered, schema)])
 
 
 def _blocks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """The right side in pieces that can be held: usually one, also if it is empty. Rows of one key are cut here too, which no
     hash can part."""
     gathered: list[pa.RecordBatch] = []
-    held = 0
+    held, a_row = 0, row_bytes(schema)
     for batch in batches:
         if held >= BLOCK_BYTES:
-            yield pa.Table.from_batches(gathered, schema).combine_chunks()
+            yield pa.Table.from_batches([together(gathered, schema)])
             gathered, held = [], 0
         gathered.append(batch)
-        held += batch.nbytes
-    yield pa.Table.from_batches(gathered, schema).combine_chunks()
+        held += batch.num_rows * a_row
+    yield pa.Table.from_batches([together(gathered, schema)])
 
 
 def _without(numbers: pa.Array, met: Sequence[pa.Array]) -> pa.Array:

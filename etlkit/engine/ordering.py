@@ -13,13 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..plan import decimals
+from .packing import as_integers
 
 MOST_KEYS = 6
 """Of a boundary: its keys' ranks among 512 boundaries fit one int64."""
+_NUMBER_BITS = 63
+_DIGIT_BITS = 12
+"""pyarrow sorts by counting where there are no more than 4096 different values."""
+_COUNTED_ROWS = 1024
+"""Fewer are sorted by comparing anyway."""
 
 
 def order_of(columns: Sequence[pa.ChunkedArray], descending: Sequence[bool]) -> pa.Array:
     """The row numbers of ``columns`` in order. The last column is the position, which makes the order complete."""
+    number = _as_one_number(columns, descending)
+    if number is not None:
+        return _order_of_number(*number)
     table = pa.table([_sortable(column) for column in columns], names=[str(at) for at in range(len(columns))])
     ways = ["descending" if down else "ascending" for down in descending[: len(columns)]]
     return pc.sort_indices(table, sort_keys=[(str(at), way, "at_end") for at, way in enumerate(ways)])
@@ -97,6 +106,48 @@ def _ranks(columns: Sequence[pa.Array], bounds: Sequence[pa.Array], descending: 
         here = pc.if_else(column.is_valid(), here, pa.scalar(most + 2, pa.int64()))
         rank = pc.add(pc.multiply(rank, pa.scalar(most + 3, pa.int64())), here)
     return rank
+
+
+def _as_one_number(
+    columns: Sequence[pa.Array | pa.ChunkedArray], descending: Sequence[bool]
+) -> tuple[pa.Array, int] | None:
+    """All columns of a row as one int64 that compares as the row does, and its bits; None if that is not to be had.
+
+    Each column counts from its lowest value, in as many bits as its range takes, a null above all.
+    """
+    spans: list[tuple[pa.Array, int, int, int, bool]] = []
+    total = 0
+    for column, down in zip(columns, descending, strict=False):
+        whole = as_integers(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+        if whole is None:
+            return None
+        ends = pc.min_max(whole)
+        lowest, highest = ends["min"].as_py() or 0, ends["max"].as_py() or 0
+        bits = (highest - lowest + (1 if whole.null_count else 0)).bit_length()
+        total += bits
+        if total > _NUMBER_BITS or highest >= 1 << 63:
+            return None
+        spans.append((whole, lowest, highest, bits, down))
+    number = None
+    for whole, lowest, highest, bits, down in spans:
+        whole = whole.cast(pa.int64())
+        code = pc.subtract(highest, whole) if down else pc.subtract(whole, lowest)
+        if whole.null_count:
+            code = pc.if_else(code.is_valid(), code, pa.scalar(highest - lowest + 1, pa.int64()))
+        number = code if number is None else pc.add(pc.shift_left(number, bits), code)
+    return None if number is None else (number, total)
+
+
+def _order_of_number(number: pa.Array, bits: int) -> pa.Array:
+    """Sorted a digit at a time from the lowest, each by counting: a fifth of the time of comparing rows (ADR 13)."""
+    if len(number) < _COUNTED_ROWS:
+        return pc.sort_indices(number)
+    width = -(-bits // max(1, -(-bits // _DIGIT_BITS)))
+    order: pa.Array | None = None
+    for shift in range(0, max(bits, 1), max(width, 1)):
+        digit = pc.bit_wise_and(pc.shift_right(number, shift), (1 << width) - 1).cast(pa.uint16())
+        order = pc.sort_indices(digit) if order is None else order.take(pc.sort_indices(digit.take(order)))
+    return order
 
 
 def _sortable(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

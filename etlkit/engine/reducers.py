@@ -15,6 +15,7 @@ import pyarrow as pa
 from .aggregate import AggregatePlan
 from .combiners import POSITION
 from .ordering import order_of
+from .packing import together, unpacked_batch
 
 MERGE_ROWS = 262_144
 Side = Callable[[], Iterator[pa.RecordBatch]]
@@ -97,15 +98,15 @@ class Sorted:
     keys_in_front: int = 0
 
     def reduce(self, sides: Sequence[Side]) -> Iterator[pa.RecordBatch]:
-        table = pa.Table.from_batches(sides[0](), self.stored)
-        by = [*(table[key] for key in self.keys), table[POSITION]]
+        rows = together(list(sides[0]()), self.stored)
+        by = [*(rows.column(key) for key in self.keys), rows.column(POSITION)]
         order = order_of(by, (*self.descending, False))
         if self.rows is not None:
             order = order[: self.rows]
-        table = table.select(self.schema.names)
+        del by
+        rows = rows.select(self.schema.names)
         for start in range(0, len(order), _SLICE):
-            piece = table.take(order.slice(start, _SLICE)).combine_chunks()
-            yield from piece.to_batches()
+            yield unpacked_batch(rows.take(order.slice(start, _SLICE)), self.schema)
 
 
 _SLICE = 65_536

@@ -18,9 +18,16 @@ from .ordering import boundary_columns, range_of
 
 class Router(Protocol):
     def route(
-        self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None
+        self,
+        batch: pa.RecordBatch,
+        partitions: int,
+        boundaries: pa.Array | None,
+        moved: pa.RecordBatch | None = None,
     ) -> list[tuple[int, pa.RecordBatch]]:
-        """(partition, its rows) for each partition that has any, in partition order."""
+        """(partition, its rows) for each partition that has any, in partition order.
+
+        ``moved``: the same rows in the form in which they travel; None: as they are.
+        """
         ...
 
 
@@ -31,11 +38,17 @@ class ByHash:
     keys: int
 
     def route(
-        self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None
+        self,
+        batch: pa.RecordBatch,
+        partitions: int,
+        boundaries: pa.Array | None,
+        moved: pa.RecordBatch | None = None,
     ) -> list[tuple[int, pa.RecordBatch]]:
         if partitions == 1 or not self.keys:
-            return [(0, batch)]
-        return partition_batch(batch, partition_ids(batch.columns[: self.keys], partitions), partitions)
+            return [(0, batch if moved is None else moved)]
+        return partition_batch(
+            batch if moved is None else moved, partition_ids(batch.columns[: self.keys], partitions), partitions
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +67,17 @@ class ByRange:
         return (*self.descending, False)
 
     def route(
-        self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None
+        self,
+        batch: pa.RecordBatch,
+        partitions: int,
+        boundaries: pa.Array | None,
+        moved: pa.RecordBatch | None = None,
     ) -> list[tuple[int, pa.RecordBatch]]:
         if boundaries is None or not len(boundaries):
-            return [(0, batch)]
-        return partition_batch(batch, range_of(self.columns(batch), boundaries, self.ways), partitions)
+            return [(0, batch if moved is None else moved)]
+        return partition_batch(
+            batch if moved is None else moved, range_of(self.columns(batch), boundaries, self.ways), partitions
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +85,13 @@ class ToOne:
     """All to partition 0."""
 
     def route(
-        self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None
+        self,
+        batch: pa.RecordBatch,
+        partitions: int,
+        boundaries: pa.Array | None,
+        moved: pa.RecordBatch | None = None,
     ) -> list[tuple[int, pa.RecordBatch]]:
-        return [(0, batch)]
+        return [(0, batch if moved is None else moved)]
 
 
 def to_text(boundaries: pa.Array) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from .ordering import find_boundaries
 from .routing import ByRange
 from .stages import ExchangeOutput
-from .work import POSITION_BITS, Outcome, Task, Workbench, batches_of
+from .work import Outcome, Task, Workbench, batches_of
 
 SAMPLED_SPLITS = 24
 SAMPLED_ROWS = 8192
@@ -24,7 +24,7 @@ def sample_boundaries(tasks: list[Task], bench: Workbench, output: ExchangeOutpu
     pieces: list[list[pa.Array]] = []
     for task in tasks[::step]:
         for batch in batches_of(task, bench, SAMPLED_ROWS, Outcome(), lambda _: None):
-            pieces.append(output.router.columns(output.combiner.prepare(batch, task.index << POSITION_BITS)))
+            pieces.append(output.router.columns(output.combiner.prepare(batch, task.index << bench.position_bits)))
             break
     if not pieces:
         return pa.array([], pa.struct([]))

@@ -16,20 +16,20 @@ import pyarrow.compute as pc
 from ..checkpoint import RunReader, RunRef, StateDir
 from ..errors import InputError
 from ..io.sink import Part, Sink
-from ..io.source import Segment, Source, Split
+from ..io.source import Growing, Segment, Source, Split
 from ..memory.wall import Wall
 from .combiners import FirstRows
 from .exchange import ExchangeState, SplitState
 from .hashing import partition_ids
 from .reducers import Reducer, Side
 from .stages import ExchangeOutput, ReduceInput, ScanInput, Stage
-from .steps import AuthorError, run_steps
+from .steps import AuthorError, ExplodeStep, MapStep, run_steps
 from .widths import row_bytes
 
 CUT_AGAIN_BYTES = 32 << 20
 MOST_PIECES = 256
 POSITION_BITS = 40
-"""Of a row's position for its number in its split; the bits above are the split's."""
+"""Of a row's position for its number in its split, if nothing better is known; the bits above are the split's."""
 ROUTE_ROWS = 131_072
 """Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker."""
 WRITE_ROOM_BYTES = 4 << 20
@@ -80,6 +80,7 @@ class Workbench:
     """By producing stage: what its reduce inputs read."""
     giving_up: threading.Event
     wall: Wall | None = None
+    position_bits: int = POSITION_BITS
     preaggregate: dict[int, bool] = field(default_factory=dict)
     """By stage: whether its first split showed that folding before partitioning pays."""
     rows_kept: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -131,6 +132,20 @@ def run_task(
     except pa.ArrowInvalid as error:
         raise InputError(str(error), "mend the input or the expression", place=rows_place(task, outcome)) from error
     return outcome
+
+
+def position_bits(stage: Stage) -> int:
+    """As few as its splits need for their rows, so that positions travel in few bytes."""
+    most = 1
+    for one in stage.inputs:
+        known = isinstance(one, ScanInput) and not isinstance(one.source, Growing)
+        if not known or any(isinstance(step, MapStep | ExplodeStep) for step in one.steps):
+            return POSITION_BITS
+        for split in one.splits:  # type: ignore[union-attr]
+            if split.rows is None:
+                return POSITION_BITS
+            most = max(most, split.rows)
+    return most.bit_length()
 
 
 def batches_of(
@@ -233,7 +248,7 @@ def _to_exchange(
     output = task.stage.output
     assert isinstance(output, ExchangeOutput)
     combiner, split = output.combiner, outcome.state
-    position = task.index << POSITION_BITS
+    position = task.index << bench.position_bits
     gathered: list[pa.RecordBatch] = []
     rows = 0
 

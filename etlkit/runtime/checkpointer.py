@@ -28,7 +28,7 @@ from ..checkpoint import (
     StateDir,
 )
 from ..checkpoint.compaction import choose_compaction, compact
-from ..engine.exchange import Generation, drain_cell
+from ..engine.exchange import Generation, drain_cell, merge_runs
 from ..engine.executor import Capture, Executor, reduce_groups
 from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
 from ..errors import EtlkitError, FencedError, StateError
@@ -262,7 +262,7 @@ class Checkpointer:
         chosen = choose_compaction(stage.runs, FAN_IN if output.combiner.foldable else FAN_IN_OF_ROWS)
         if not chosen:
             return (), ()
-        merged = compact(self._state_dir, chosen, lambda _, table: output.combiner.merge(table))
+        merged = compact(self._state_dir, chosen, lambda _, batches: merge_runs(output.combiner, batches))
         return tuple(run.name for run in chosen), (merged,)
 
     def _ended(

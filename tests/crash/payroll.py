@@ -170,7 +170,13 @@ class Payroll:
         dropped: tuple[str, ...] = ()
         stage = self.now(state).stages.get(0)
         if stage is not None and (chosen := choose_compaction(stage.runs, 3)):
-            runs.append(compact(state, chosen, lambda _, table: pa.table({"x": [sum(table["x"].to_pylist())]})))
+            runs.append(
+                compact(
+                    state,
+                    chosen,
+                    lambda _, batches: pa.table({"x": [sum(pa.Table.from_batches(batches)["x"].to_pylist())]}),
+                )
+            )
             dropped = tuple(run.name for run in chosen)
         delta = StageDelta(Intervals().add(split), tuple(runs), dropped, ((0, part),), ROWS, ROWS)
         state.commit(Delta("interval", {0: delta}, {"at_split": split}))

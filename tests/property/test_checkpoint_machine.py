@@ -64,7 +64,7 @@ class Runs(RuleBasedStateMachine):
             runs = [writer.close()]
         dropped: tuple[str, ...] = ()
         if 0 in snapshot.stages and (chosen := choose_compaction(snapshot.stages[0].runs, 3)):
-            runs.append(compact(self.state, chosen, lambda _, table: table))
+            runs.append(compact(self.state, chosen, lambda _, batches: pa.Table.from_batches(batches)))
             dropped = tuple(run.name for run in chosen)
         stage = StageDelta(Intervals.of(splits), tuple(runs), dropped, tuple(parts), len(splits), len(splits))
         return Delta(reason, {0: stage}, {"n": self.next_split, "big": ["b" * 20] * (self.next_split % 7)})

@@ -322,7 +322,7 @@ def test_compaction_is_tiered_and_keeps_the_rows(tmp_path: Path) -> None:
             runs, dropped = [run], ()
             stage = state.snapshot.stages.get(0)  # type: ignore[union-attr]
             if stage is not None and (chosen := choose_compaction(stage.runs, 4)):
-                merged = compact(state, chosen, lambda _, table: table)
+                merged = compact(state, chosen, lambda _, batches: pa.Table.from_batches(batches))
                 written += merged.rows
                 runs, dropped = [run, merged], tuple(each.name for each in chosen)
             state.commit(Delta("x", {0: StageDelta(Intervals.of([split]), tuple(runs), dropped)}))
