@@ -25,8 +25,13 @@ REDUCE_FORMS = 4
 MIN_BYTES = 2 << 20
 
 
-def split_demand_bytes(task: Task, slice_rows: int, runs: Mapping[int, tuple[RunRef, ...]]) -> int:
-    """Projected peak of one split on one worker, in bytes."""
+def split_demand_bytes(
+    task: Task, slice_rows: int, runs: Mapping[int, tuple[RunRef, ...]], packed_row_bytes: int = 0
+) -> int:
+    """Projected peak of one split on one worker, in bytes.
+
+    ``packed_row_bytes``: what rows on their way were seen to take; 0: not yet.
+    """
     out_row = row_bytes(task.stage.schema)
     if isinstance(task.input, ScanInput):
         scan = task.input
@@ -46,7 +51,7 @@ def split_demand_bytes(task: Task, slice_rows: int, runs: Mapping[int, tuple[Run
         rows = sum(ref.rows for ref in refs) * len(task.partitions) // task.input.partitions
     output = task.stage.output
     if isinstance(output, ExchangeOutput):
-        raw = row_bytes(output.combiner.raw_schema)
+        raw = packed_row_bytes or row_bytes(output.combiner.raw_schema)
         working += ROUTE_FORMS * min(rows, ROUTE_ROWS) * raw + rows * raw
     else:
         working += min(rows, WRITER_ROWS) * out_row * 2

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from .combiners import Combiner
-from .packing import packed, together
+from .packing import together
+from .routing import route
 from .stages import ExchangeOutput
 
 WRITER_BYTES = 8 << 20
@@ -87,6 +88,8 @@ class ExchangeState:
         self.pinned_bytes = 0
         """Raw rows that are folded already, but share their buffers with rows that are not: free when the sweep is through."""
         self._sweeping = 0
+        self.packed_row_bytes = 0
+        """Of rows that do not fold, the most that was seen."""
         self.writing_bytes = 0
         """State taken by a checkpoint that is not durable yet."""
         self.folds = self.folded_rows = self.folded_groups = 0
@@ -99,11 +102,15 @@ class ExchangeState:
     def bytes(self) -> int:
         return self.raw_bytes + self.pinned_bytes + self.partial_bytes + self.writing_bytes
 
-    def route(self, batch: pa.RecordBatch) -> list[Piece]:
+    def ids(self, batch: pa.RecordBatch) -> pa.Array | None:
+        return self._router.ids(batch, self.partitions, self._boundaries)
+
+    def route(self, batch: pa.RecordBatch, ids: pa.Array | None) -> list[Piece]:
         """The batch, cut into its partitions."""
-        moved = batch if self.combiner.foldable else packed(batch)
-        a_row = moved.nbytes / max(1, batch.num_rows)
-        routed = self._router.route(batch, self.partitions, self._boundaries, moved)
+        a_row = batch.nbytes / max(1, batch.num_rows)
+        if not self.combiner.foldable:
+            self.packed_row_bytes = max(self.packed_row_bytes, int(a_row) + 1)
+        routed = route(batch, ids, self.partitions)
         return [Piece(partition, piece, int(a_row * piece.num_rows)) for partition, piece in routed]
 
     def add(self, split: SplitState) -> None:

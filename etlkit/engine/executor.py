@@ -105,6 +105,8 @@ class Capture:
     generation: Generation | None
     complete: bool
     """The stage has no split left: the commit ends it."""
+    splits_done: int
+    """Of all stages, those in this capture included: what finishes while it is written is not saved by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +392,8 @@ class Executor:
 
     def _demand_bytes(self, task: Task, slice_rows: int) -> int:
         """What a split is projected to need, with what its author's functions were seen to take."""
-        return split_demand_bytes(task, slice_rows, self.bench.runs) + self._author.extra_bytes
+        packed = self._exchange.packed_row_bytes if self._exchange is not None else 0
+        return split_demand_bytes(task, slice_rows, self.bench.runs, packed) + self._author.extra_bytes
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         with self._wake:
@@ -563,7 +566,8 @@ class Executor:
             fresh, self._fresh = self._fresh, Fresh()
             generation = self._exchange.take() if self._exchange is not None else None
             complete = not self._pending and not self._running and self._growing is None
-            return Capture(self._stage.index, fresh, generation, complete)
+            done = self._done_before + self._stage_done
+            return Capture(self._stage.index, fresh, generation, complete, done)
 
     def committed(self, capture: Capture, snapshot: Snapshot) -> bool:
         """The capture is durable: its memory is free. True when that was the last stage."""
@@ -601,6 +605,11 @@ class Executor:
             self._complete_said = False
             self._account()
             self._wake.notify_all()
+
+    @property
+    def wants_room(self) -> bool:
+        """A split waits for room that a checkpoint would make."""
+        return self._room_wanted
 
     @property
     def exchange(self) -> ExchangeState | None:

@@ -1,9 +1,9 @@
 """Joins of one partition: the right side in memory, the left side streamed past it in chunks.
 
-Only keys and row numbers go through pyarrow's hash join; payload of any type is taken by row number afterwards. So a hot key of the
-left side is spread over chunks. A partition of the right that is larger than one block is taken block by block, the left streamed past
-each, so that a hot key of the right costs time and not memory. Null keys meet nobody; NaN meets NaN. Covers inner, left,
-right, outer, semi and anti.
+Only keys are matched (``matching.py``); payload of any type is taken by row number afterwards, packed as it came. So a hot key of
+the left side is spread over chunks. A partition of the right that is larger than one block is taken block by block, the left
+streamed past each, so that a hot key of the right costs time and not memory. Null keys meet nobody; NaN meets NaN. Covers inner,
+left, right, outer, semi and anti.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 
 from ..errors import PlanError
 from ..plan.nodes import JoinHow
+from .matching import Matches
 from .packing import together, unpacked
 from .physical import count_up, normal_floats
 from .reducers import Side
 from .widths import row_bytes
 
 CHUNK_ROWS = 262_144
-OUT_ROWS = 262_144
+OUT_ROWS = 65_536
 BLOCK_BYTES = 32 << 20
 """Of the right side of a partition at once. A constant: the rows that a later step sees must not depend on memory."""
 _LEFT, _RIGHT = "__left", "__right"
@@ -80,21 +81,22 @@ class JoinReducer:
 
     def _block(self, left: Side, right: pa.Table, how: str, met: list[pa.Array]) -> Iterator[pa.RecordBatch]:
         """All of the left past one block of the right. ``met``: numbers of left rows that found somebody, added to."""
-        build = _keys(right, self.right, self._kinds(), _RIGHT)
+        kinds = self._kinds()
+        matches = Matches(_key_arrays(right, self.right, kinds))
         found: list[pa.Array] = []
         start = 0
         for chunk in _chunks(left(), self.left):
-            probe = _keys(chunk, self.left, self._kinds(), _LEFT)
-            pairs = probe.join(build, probe.column_names[:-1], join_type=how, use_threads=False)
-            pairs = pairs.take(pc.sort_indices(pairs, sort_keys=[(_LEFT, "ascending"), (_RIGHT, "ascending")]))
+            mine, theirs = matches.pairs(_key_arrays(chunk, self.left, kinds), keep_all=how == "left outer")
             if self.how in ("right", "outer"):
-                found.append(_array(pc.unique(pairs[_RIGHT].drop_null())))
+                found.append(pc.unique(theirs.drop_null()))
             if self.how in ("left", "outer") and how == "inner":
-                met.append(_array(pc.add(pc.unique(pairs[_LEFT]), start)))
+                met.append(
+                    pc.add(count_up(chunk.num_rows) if mine is None else pc.unique(mine).cast(pa.int64()), start)
+                )
             start += chunk.num_rows
-            for at in range(0, pairs.num_rows, OUT_ROWS):
-                some = pairs.slice(at, OUT_ROWS)
-                yield from self._rows(chunk.take(some[_LEFT]), right.take(some[_RIGHT]))
+            for at in range(0, len(theirs), OUT_ROWS):
+                some = chunk.slice(at, OUT_ROWS) if mine is None else chunk.take(mine.slice(at, OUT_ROWS))
+                yield from self._rows(some, right.take(theirs.slice(at, OUT_ROWS)))
         if self.how in ("right", "outer"):
             alone = _without(count_up(right.num_rows), found)
             if len(alone):
@@ -221,10 +223,13 @@ def _value(kind: pa.DataType) -> pa.DataType:
 
 def _keys(table: pa.Table, schema: pa.Schema, kinds: Sequence[pa.DataType], number: str) -> pa.Table:
     """The keys in one form for both sides, and the row's number."""
-    columns = [_meant(table.column(index), schema.types[index]) for index in range(len(kinds))]
-    arrays = [_common(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     names = [f"k{index}" for index in range(len(kinds))]
-    return pa.table([*arrays, count_up(table.num_rows)], names=[*names, number])
+    return pa.table([*_key_arrays(table, schema, kinds), count_up(table.num_rows)], names=[*names, number])
+
+
+def _key_arrays(table: pa.Table, schema: pa.Schema, kinds: Sequence[pa.DataType]) -> list[pa.Array]:
+    columns = [_meant(table.column(index), schema.types[index]) for index in range(len(kinds))]
+    return [_array(_common(column, kind)) for column, kind in zip(columns, kinds, strict=True)]
 
 
 def _common(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -17,17 +17,8 @@ from .ordering import boundary_columns, range_of
 
 
 class Router(Protocol):
-    def route(
-        self,
-        batch: pa.RecordBatch,
-        partitions: int,
-        boundaries: pa.Array | None,
-        moved: pa.RecordBatch | None = None,
-    ) -> list[tuple[int, pa.RecordBatch]]:
-        """(partition, its rows) for each partition that has any, in partition order.
-
-        ``moved``: the same rows in the form in which they travel; None: as they are.
-        """
+    def ids(self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None) -> pa.Array | None:
+        """The partition of each row; None: all go to partition 0."""
         ...
 
 
@@ -37,18 +28,8 @@ class ByHash:
 
     keys: int
 
-    def route(
-        self,
-        batch: pa.RecordBatch,
-        partitions: int,
-        boundaries: pa.Array | None,
-        moved: pa.RecordBatch | None = None,
-    ) -> list[tuple[int, pa.RecordBatch]]:
-        if partitions == 1 or not self.keys:
-            return [(0, batch if moved is None else moved)]
-        return partition_batch(
-            batch if moved is None else moved, partition_ids(batch.columns[: self.keys], partitions), partitions
-        )
+    def ids(self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None) -> pa.Array | None:
+        return partition_ids(batch.columns[: self.keys], partitions) if partitions > 1 and self.keys else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +47,23 @@ class ByRange:
         """Of the keys and the position."""
         return (*self.descending, False)
 
-    def route(
-        self,
-        batch: pa.RecordBatch,
-        partitions: int,
-        boundaries: pa.Array | None,
-        moved: pa.RecordBatch | None = None,
-    ) -> list[tuple[int, pa.RecordBatch]]:
+    def ids(self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None) -> pa.Array | None:
         if boundaries is None or not len(boundaries):
-            return [(0, batch if moved is None else moved)]
-        return partition_batch(
-            batch if moved is None else moved, range_of(self.columns(batch), boundaries, self.ways), partitions
-        )
+            return None
+        return range_of(self.columns(batch), boundaries, self.ways)
 
 
 @dataclass(frozen=True, slots=True)
 class ToOne:
     """All to partition 0."""
 
-    def route(
-        self,
-        batch: pa.RecordBatch,
-        partitions: int,
-        boundaries: pa.Array | None,
-        moved: pa.RecordBatch | None = None,
-    ) -> list[tuple[int, pa.RecordBatch]]:
-        return [(0, batch if moved is None else moved)]
+    def ids(self, batch: pa.RecordBatch, partitions: int, boundaries: pa.Array | None) -> pa.Array | None:
+        return None
+
+
+def route(batch: pa.RecordBatch, ids: pa.Array | None, partitions: int) -> list[tuple[int, pa.RecordBatch]]:
+    """(partition, its rows) for each partition that has any, in partition order."""
+    return [(0, batch)] if ids is None else partition_batch(batch, ids, partitions)
 
 
 def to_text(boundaries: pa.Array) -> str:

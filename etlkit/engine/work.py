@@ -21,6 +21,7 @@ from ..memory.wall import Wall
 from .combiners import FirstRows
 from .exchange import ExchangeState, SplitState
 from .hashing import partition_ids
+from .packing import packed, together
 from .reducers import Reducer, Side
 from .stages import ExchangeOutput, ReduceInput, ScanInput, Stage
 from .steps import AuthorError, ExplodeStep, MapStep, run_steps
@@ -250,27 +251,39 @@ def _to_exchange(
     combiner, split = output.combiner, outcome.state
     position = task.index << bench.position_bits
     gathered: list[pa.RecordBatch] = []
+    routes: list[pa.Array | None] = []
     rows = 0
 
     def hand_on() -> None:
         nonlocal rows
         if not gathered:
             return
-        table = pa.Table.from_batches(gathered, combiner.raw_schema)
-        gathered.clear()
-        rows = 0
-        if combiner.foldable and bench.preaggregate.get(task.stage.index, True):
+        if not combiner.foldable:
+            batch = together(gathered, combiner.raw_schema)
+            ids = None if routes[0] is None else pa.concat_arrays(routes)
+            split.raw.extend(exchange.route(batch, ids))
+        elif bench.preaggregate.get(task.stage.index, True):
+            table = pa.Table.from_batches(gathered, combiner.raw_schema)
             folded = combiner.fold(table)
             bench.preaggregate.setdefault(task.stage.index, folded.num_rows < PREAGGREGATE_BELOW * table.num_rows)
-            split.partials.extend(exchange.route(_one_batch(folded)))
+            batch = _one_batch(folded)
+            split.partials.extend(exchange.route(batch, exchange.ids(batch)))
         else:
-            split.raw.extend(exchange.route(_one_batch(table)))
+            batch = _one_batch(pa.Table.from_batches(gathered, combiner.raw_schema))
+            split.raw.extend(exchange.route(batch, exchange.ids(batch)))
+        gathered.clear()
+        routes.clear()
+        rows = 0
 
     enough = combiner.rows if isinstance(combiner, FirstRows) and combiner.by_position else None
     if enough is not None and bench.rows_before(task) >= enough:
         return
     for batch in batches_of(task, bench, slice_rows, outcome, seen):
-        gathered.append(combiner.prepare(batch, position))
+        prepared = combiner.prepare(batch, position)
+        if not combiner.foldable:
+            routes.append(exchange.ids(prepared))
+            prepared = packed(prepared)
+        gathered.append(prepared)
         position += batch.num_rows
         rows += batch.num_rows
         split.raw_rows += batch.num_rows

@@ -225,7 +225,7 @@ class Checkpointer:
         if wanted.then is not None:
             wanted.then()
         executor.committed(capture, self._snapshot())
-        return Written(committed, wanted, executor.figures().splits_done)
+        return Written(committed, wanted, capture.splits_done)
 
     def _leave_something(self, capture: Capture) -> None:
         """An output without rows still says its columns, so that readers can open it."""

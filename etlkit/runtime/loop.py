@@ -106,6 +106,7 @@ class Loop:
         self._unsent: dict[str, Any] | None = None
         """An intent whose checkpoint is not committed yet."""
         self._go_on_at_s: float | None = None
+        self._room_asked = (0, 0)
         self._failure: EtlkitError | None = None
         self._retry: tuple[float, Wanted] | None = None
         self._level = instructions.Level.CALM
@@ -263,9 +264,11 @@ class Loop:
                 self._step(events.Drained(now_s()))
             case saving.Written():
                 self._written(event)
+                self._spill_again()
             case saving.Skipped(wanted):
                 self._dirty_since_s = None
                 self._go_on_if(wanted.reason)
+                self._spill_again()
             case saving.NotWritten(wanted, error):
                 self._not_written(wanted, error)
             case saving.Published(parts, rows, bytes_, seconds):
@@ -299,9 +302,15 @@ class Loop:
             self._carry_out(instruction, asked)
 
     def _spill_for_room(self, needed: int, state: int) -> None:
+        """While one is being written there is nothing to ask for; once it is done, it is seen whether that was enough."""
+        self._room_asked = (needed, state)
         if not self.checkpointer.busy:
             reason = f"spill: no room for a split of {needed >> 20} MiB beside {state >> 20} MiB of state"
             self.checkpointer.request(Wanted(reason))
+
+    def _spill_again(self) -> None:
+        if self.executor.wants_room and self.ended is None:
+            self._spill_for_room(*self._room_asked)
 
     def _short(self, event: engine.SplitShort) -> None:
         self.emit(

@@ -14,7 +14,7 @@ import pytest
 import etlkit as ek
 from etlkit.engine.ordering import find_boundaries
 from etlkit.engine.planner import lower
-from etlkit.engine.routing import ByRange, from_text, to_text
+from etlkit.engine.routing import ByRange, from_text, route, to_text
 from etlkit.engine.stages import ScanInput
 
 col = ek.col
@@ -114,7 +114,7 @@ def test_ranges_of_a_sort_by_few_values_are_cut_by_the_next_key_and_the_position
     })  # fmt: skip
     router = ByRange(ways)
     boundaries = from_text(to_text(find_boundaries(router.columns(batch), router.ways, 16)))
-    pieces = router.route(batch, 16, boundaries)
+    pieces = route(batch, router.ids(batch, 16, boundaries), 16)
     assert [at for at, _ in pieces] == list(range(16))
     assert max(piece.num_rows for _, piece in pieces) < 400
     order = [row for _, piece in pieces for row in sorted(piece.to_pylist(), key=in_order)]
