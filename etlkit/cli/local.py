@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from ..node import enforce, scope
     from ..node.node import Node
     from ..node.spec import pod_manifest
+    from ..observe.terminal import wrapped
     from ..settings import load
     from ..units import format_bytes, parse_bytes, parse_cpu, parse_seconds, quantity_bytes
 
@@ -93,13 +94,12 @@ def run(args: argparse.Namespace) -> int:
     )
     log = _Log(settings)
     with Node(capacity, enforcer=enforcer) as node:
-        print(f"memory enforcement: {node.enforcer.describe()}", file=sys.stderr)
-        print(
+        said = (
+            f"memory enforcement: {node.enforcer.describe()}\n"
             f"pod {manifest['metadata']['name']}: {format_bytes(memory)}, {args.resize_policy}, may ask for up to "
-            f"{format_bytes(min(maximum, capacity))}; node {format_bytes(capacity)}; backoffLimit {backoff_limit}",
-            file=sys.stderr,
-            flush=True,
+            f"{format_bytes(min(maximum, capacity))}; node {format_bytes(capacity)}; backoffLimit {backoff_limit}"
         )
+        print(wrapped(said, sys.stderr), file=sys.stderr, flush=True)
         environ = {k: v for k, v in os.environ.items() if k not in (scope.MARK, "ETLKIT_CGROUP")}
         handle = node.start_job(
             manifest,
@@ -195,6 +195,12 @@ class _Log:
                 self._failures += event["exit_code"] == 1
             self._show(lambda: self._renderer.feed({"event": event["event"], "at": stamp} | event))
 
+    def say(self, text: str) -> None:
+        """To the person who looks on; programs that read JSON have the events."""
+        with self._lock:
+            if not self._json:
+                self._show(lambda: self._renderer.say(text))
+
     def close(self) -> None:
         with self._lock:
             self._show(self._renderer.close)
@@ -226,6 +232,8 @@ def _follow(handle: JobHandle, log: _Log) -> tuple[PodResult, bool]:
                 pass
             if asked[0] > stopped:
                 stopped += 1
+                if stopped == 1:
+                    log.say("asked to stop: the container saves what is done; Ctrl-C again kills it")
                 handle.stop(None if stopped == 1 else 0.0)
             if log.hopeless():
                 handle.stop()
@@ -237,16 +245,19 @@ def _follow(handle: JobHandle, log: _Log) -> tuple[PodResult, bool]:
 def _end(result: PodResult, interrupted: bool, log: _Log, settings: Settings, backoff_limit: int) -> int:
     """Says how it ended; the exit code of the contract."""
     from ..exits import Exit
+    from ..observe.terminal import go_on, wrapped
 
     own = [r for r in result.history if r.container == _CONTAINER and r.asked_to_stop != "delete"]
     last = next((run.exit_code for run in reversed(own) if run.exit_code is not None), int(Exit.AGAIN))
     summary = _summary(log, settings)
     if summary:
-        print(summary, file=sys.stderr if settings.progress == "json" else sys.stdout, flush=True)
+        out = sys.stderr if settings.progress == "json" else sys.stdout
+        print(wrapped(summary, out), file=out, flush=True)
     if result.job_condition == "Complete":
         return Exit.DONE
     if interrupted:
-        print("interrupted: the state holds what was done; the same command goes on", file=sys.stderr)
+        said = "interrupted: the state holds what was done; the same command goes on"
+        print(wrapped(said, sys.stderr) + go_on(sys.stderr), file=sys.stderr)
         return Exit.AGAIN
     if last in _HOPELESS:
         said = f": {log.last_reason}" if log.last_reason else ""

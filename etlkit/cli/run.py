@@ -74,11 +74,15 @@ def run(args: argparse.Namespace) -> int:
     termination.write(termination.ending(result.exit_code, result.reason, attempt=result.attempts))
     if result.exit_code != 0:
         if settings.progress != "json":
-            print(f"interrupted: {result.reason}; the same command goes on", file=sys.stderr)
+            from ..observe.terminal import go_on, wrapped
+
+            said = f"interrupted: {result.reason}; the same command goes on"
+            print(wrapped(said, sys.stderr) + go_on(sys.stderr), file=sys.stderr)
     elif result.attempts == 0:
         print(f"run {result.run_id} is done already: nothing was touched", file=sys.stderr)
     elif settings.progress in ("auto", "plain"):
         from ..observe.summary import summarise
+        from ..observe.terminal import wrapped
 
-        print(summarise(result.state), file=sys.stderr)
+        print(wrapped(summarise(result.state), sys.stderr), file=sys.stderr)
     return result.exit_code

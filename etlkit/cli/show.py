@@ -29,9 +29,10 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(orjson.dumps(dict(seen.story), option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         from ..observe.summary import lines
+        from ..observe.terminal import wrapped
         from ..observe.timeline import timeline
 
-        print("\n".join([*_heading(seen.story), "", *lines(seen.story, timeline(seen.events))]))
+        print(wrapped("\n".join([*_heading(seen.story), "", *lines(seen.story, timeline(seen.events))])))
         print("\n".join(_tables(seen.story)))
     for warning in seen.warnings:
         print(f"warning: {warning}", file=sys.stderr)

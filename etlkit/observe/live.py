@@ -41,6 +41,8 @@ class Live:
     restarts: int = 0
     oom_kills: int = 0
     ended: bool = False
+    between: bool = False
+    """An attempt has ended with work left, and the container is started again."""
     began_at: datetime | None = None
     at: datetime | None = None
 
@@ -76,9 +78,11 @@ class Live:
             case "container_started":
                 self.restarts = max(self.restarts, int(event.get("restart_count") or 0))
                 self.limit_bytes = event.get("limit_bytes")
+                self._forget_memory()
             case "container_exited":
                 self.oom_kills += bool(event.get("oom_killed"))
                 self.ended = event.get("exit_code") == 0
+                self.between = event.get("restart_in_s") is not None
             case "attempt_ended":
                 self.ended = True
                 if event.get("exit_code") == 0:
@@ -90,11 +94,15 @@ class Live:
         number = int(event.get("attempt") or 0)
         self.restarts = max(self.restarts, number - 1)
         self.attempt = number
-        self.ended = False
+        self.ended = self.between = False
         self.limit_bytes = event.get("limit_bytes")
         if self.wanted_bytes is not None and self.limit_bytes == self.wanted_bytes:
             self.wanted_bytes = None  # granted while nobody was there to be told
             self.resizes += 1
+        self._forget_memory()
+
+    def _forget_memory(self) -> None:
+        """The process whose figures they were is gone."""
         self.used_bytes = self.reserved_bytes = self.projected_bytes = self.state_bytes = None
         self.rows_per_s = self.remaining_s = None
         self.level = "calm"

@@ -77,16 +77,19 @@ def panel(live: Live, width: int) -> RenderableType:
     share = live.splits_done / live.splits_total if live.splits_total else 0.0
     progress = _bar(share, bar_width, "cyan")
     progress.append(f" {100 * share:3.0f} %")
-    if live.remaining_s is not None and not live.ended:
+    if live.between:
+        progress.append("  starting again", style="bold yellow")
+    elif live.remaining_s is not None and not live.ended:
         progress.append(f"  {format_seconds(live.remaining_s)} left", style="bold")
     grid.add_row("progress", progress)
-    grid.add_row("", _rows(live))
+    grid.add_row("", _rows(live, width))
     if live.stages:
         grid.add_row("stages", _stages(live))
     if live.used_bytes is not None:
         grid.add_row("memory", _memory(live, bar_width))
-        grid.add_row("", _quantities(live, width < _NARROW))
-    grid.add_row("saved", _saved(live))
+        for line in _quantities(live, max(20, width - 10)):
+            grid.add_row("", line)
+    grid.add_row("saved", _saved(live, width))
     return Group(Text(), _head(live, width), grid)
 
 
@@ -103,13 +106,14 @@ def _head(live: Live, width: int) -> Text:
     return head
 
 
-def _rows(live: Live) -> Text:
-    of = f" of {live.rows_total:,}" if live.rows_total else ""
+def _rows(live: Live, width: int) -> Text:
+    of = f" of {live.rows_total:,}" if live.rows_total and width >= _NARROW else ""
     text = Text(f"{live.rows_in:,}{of} rows")
     if live.rows_per_s:
         text.append(f"   {live.rows_per_s:,.0f} rows/s", style="cyan")
-    text.append(f"   {live.splits_done} of {live.splits_total} splits", style="dim")
-    if live.workers:
+    splits = "splits" if width >= _NARROW else "sp."
+    text.append(f"   {live.splits_done} of {live.splits_total} {splits}", style="dim")
+    if live.workers and width >= _NARROW + 14:
         text.append(f"   {live.workers} at work", style="dim")
     return text
 
@@ -148,7 +152,7 @@ def _memory(live: Live, width: int) -> Text:
     reserved = used + (live.reserved_bytes or 0)
     projected = max(used, live.projected_bytes or 0)
     if limit is None:
-        return Text(format_bytes(used), style=_LEVELS["calm"])
+        return Text("no limit here", style="dim")
     # The scale holds the limit always, and the forecast as far as twice that: further away the wall would move to the edge.
     top = max(limit, used, min(projected, 2 * limit)) * 1.02
     wall = min(width - 1, int(limit / top * width))
@@ -170,23 +174,30 @@ def _memory(live: Live, width: int) -> Text:
     return text
 
 
-def _quantities(live: Live, narrow: bool) -> Text:
-    text = Text()
-    text.append("█ ", style=_LEVELS.get(live.level, "green")).append(f"used {format_bytes(live.used_bytes or 0)}")
-    if live.reserved_bytes and not narrow:
-        text.append("  ▓ ", style="blue").append(f"reserved {format_bytes(live.reserved_bytes)}")
+def _quantities(live: Live, width: int) -> list[Text]:
+    """What the bar's shades mean, in one line where it has room and else in two."""
+    level = _LEVELS.get(live.level, "green")
+    parts = [Text.assemble(("█ ", level), f"used {format_bytes(live.used_bytes or 0)}")]
+    if live.reserved_bytes:
+        parts.append(Text.assemble(("▓ ", "blue"), f"reserved {format_bytes(live.reserved_bytes)}"))
     if live.projected_bytes is not None:
         over = live.limit_bytes is not None and live.projected_bytes > live.limit_bytes
-        text.append("  ░ ", style="red" if over else "bright_black")
-        text.append(f"projected {format_bytes(live.projected_bytes)}", style="red" if over else "")
+        style = "red" if over else "bright_black"
+        words = (f"projected {format_bytes(live.projected_bytes)}", "red" if over else "")
+        parts.append(Text.assemble(("░ ", style), words))
     if live.limit_bytes is not None:
-        text.append("  ┃ ", style="bold").append(f"limit {format_bytes(live.limit_bytes)}")
+        parts.append(Text.assemble(("┃ ", "bold"), f"limit {format_bytes(live.limit_bytes)}"))
     if live.wanted_bytes is not None:
-        text.append(f"  asked for {format_bytes(live.wanted_bytes)}", style="yellow")
-    return text
+        parts.append(Text(f"asked for {format_bytes(live.wanted_bytes)}", style="yellow"))
+    lines = [Text()]
+    for part in parts:
+        if lines[-1] and lines[-1].cell_len + 2 + part.cell_len > width:
+            lines.append(Text())
+        lines[-1].append("  " if lines[-1] else "").append_text(part)
+    return lines
 
 
-def _saved(live: Live) -> Text:
+def _saved(live: Live, width: int) -> Text:
     if live.checkpoint is None:
         return Text("nothing yet", style="dim")
     last = live.checkpoint
@@ -196,6 +207,6 @@ def _saved(live: Live) -> Text:
         f"in {format_seconds(last.get('duration_s') or 0)}",
         style="dim",
     )
-    if live.state_bytes:
+    if live.state_bytes and width >= _NARROW:
         text.append(f"   state in memory {format_bytes(live.state_bytes)}", style="dim")
     return text

@@ -172,6 +172,8 @@ def _decision(event: _Event) -> Sentence | None:
             return Sentence(f"gives freed memory back{why}")
         case "RequestCpu":
             return Sentence(f"asks for {cores(event.get('to_cores'))}{why}")
+        case "Drain" if str(event.get("reason")).startswith("SIGINT"):
+            return Sentence("Ctrl-C: finishes and saves the splits that run; Ctrl-C again stops at once", Tone.WARN)
         case "Drain":
             return Sentence(f"starts no more splits{why}", Tone.WARN)
     return None  # asking, withdrawing and leaving have events of their own

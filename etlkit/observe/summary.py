@@ -43,9 +43,10 @@ def _headline(story: Mapping[str, Any], seen: Timeline) -> str:
         "done": "is done",
         "failed": "failed for good",
         "running": "is still running",
-        "interrupted": "is interrupted; the same command goes on",
+        "interrupted": "is interrupted",
     }[story["status"]]
-    return f"{story['job']} {how}, {format_seconds(seen.end_s)} after it began."
+    goes_on = " The same command goes on." if story["status"] == "interrupted" else ""
+    return f"{story['job']} {how}, {format_seconds(seen.end_s)} after it began.{goes_on}"
 
 
 def _rows(story: Mapping[str, Any]) -> str:

@@ -262,7 +262,7 @@ def test_the_summary_of_an_interrupted_run_promises_no_output(tmp_path):
     state = make_state(tmp_path / "s", attempts=[attempt(1, ended_at=at(2), exit_code=75)], resizes=[resize])
     write_events(state, ("attempt_started", 0, {"attempt": 1, "limit_bytes": GIB}), ("level", 2, {}))
     text = summarise(state)
-    assert "is interrupted; the same command goes on" in text and "No output is visible yet" in text
+    assert "is interrupted, " in text and "The same command goes on." in text and "No output is visible yet" in text
     assert "1 not granted (refused)" in text
     assert "  output" not in text
 
