@@ -135,3 +135,28 @@ def test_every_event_that_the_code_writes_is_documented():
     assert {"progress", "checkpoint", "attempt_ended"} <= written
     for name in written:
         assert f"`{name}`" in text, f"docs/events.md does not say what {name} is"
+
+
+def test_every_field_of_a_real_run_is_documented(tmp_path, etlkit_command):
+    """`decision` has its instruction's own fields beside those that are named."""
+    (tmp_path / "in.csv").write_text("k,v\n" + "".join(f"{n % 7},{n}\n" for n in range(1000)))
+    (tmp_path / "job.py").write_text(
+        'import etlkit as ek\n\n\n@ek.job\ndef small() -> ek.Pipeline:\n    return ek.read_csv("in.csv").group_by("k")'
+        '.agg(n=ek.count()).write_csv("out")\n'
+    )
+    done = etlkit_command("run", "job.py", "--state", "s", "--progress", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (REPOSITORY / "docs" / "events.md").read_text()
+    everywhere = set(re.findall(r"`(\w+)`", "".join(line for line in text.splitlines() if not line.startswith("|"))))
+    rows = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            names = re.findall(r"`(\w+)`", line.split("|")[1])
+            rows |= {key: set(re.findall(r"`(\w+)`", line)) for key in names}
+    seen = list(read_events(tmp_path / "s" / "events.jsonl"))
+    assert {"attempt_started", "planned", "progress", "checkpoint", "published", "attempt_ended"} <= {
+        one["event"] for one in seen
+    }
+    for one in seen:
+        missing = set(one) - {"event", "at"} - rows[one["event"]] - everywhere
+        assert one["event"] == "decision" or not missing, f"docs/events.md: {one['event']} has {sorted(missing)} too"
