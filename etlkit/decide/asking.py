@@ -69,7 +69,9 @@ def affordable(projected_bytes: int, floor_bytes: int, state: State, policy: Pol
     size = sizing.target(projected_bytes, floor_bytes, state.limit_bytes, policy)
     if size is None or state.refused_bytes is None or size < state.refused_bytes:
         return size
-    cap_bytes = sizing.below_refused(state.refused_bytes, state.limit_bytes, policy)
+    cap_bytes = state.most_bytes
+    if cap_bytes is None or cap_bytes >= state.refused_bytes:
+        cap_bytes = sizing.below_refused(state.refused_bytes, state.limit_bytes, policy)
     return sizing.target(projected_bytes, floor_bytes, state.limit_bytes, policy, cap_bytes)
 
 

@@ -83,6 +83,8 @@ class Observed:
     """0 to 1: share of the last tick lost to refaults, major faults or PSI memory."""
     splits_done: int = 0
     """Splits finished in this attempt: without any, starting again would only repeat it."""
+    slices_fixed: bool = False
+    """The stage has an author's function: its batches depend on the plan, and smaller slices can't be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class ResizeReported:
     outcome: ResizeOutcome
     to_bytes: int
     message: str
+    most_bytes: int | None = None
+    """INFEASIBLE: the size that would not have been refused, where the refusal says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def reported(state: State, event: ResizeReported, policy: Policy) -> Step:
     if event.outcome is ResizeOutcome.UNREACHABLE and request.withdrawn_at_s is not None:
         return state, ()  # nobody knows whether it was withdrawn: ask again when its time is up
     if event.outcome in FINAL_OUTCOMES:
-        return close(state, event.outcome, event.message, policy)
+        return close(state, event.outcome, event.message, policy, event.most_bytes)
     was_slow = request.waiting_since_s is not None
     slow = event.outcome in _SLOW
     since_s = (request.waiting_since_s if was_slow else state.at_s) if slow else None
@@ -64,7 +64,9 @@ def _adopt(state: State, event: ResizeReported, policy: Policy) -> Step:
     return replace(state, request=request), ()
 
 
-def close(state: State, outcome: ResizeOutcome, message: str, policy: Policy) -> Step:
+def close(
+    state: State, outcome: ResizeOutcome, message: str, policy: Policy, most_bytes: int | None = None
+) -> Step:
     """A final outcome: nothing is in flight any more. What was refused is remembered."""
     request = state.request
     assert request is not None
@@ -82,7 +84,12 @@ def close(state: State, outcome: ResizeOutcome, message: str, policy: Policy) ->
         state = replace(state, refusal=Refusal(f"{size} can't be had: {why}", passes=False))
         if not request.give_back:
             refused = min(request.to_bytes, state.refused_bytes or request.to_bytes)
-            state = replace(state, refused_bytes=refused)
+            if most_bytes is not None and state.most_bytes is None:
+                quiet_until_s = state.at_s  # the refusal itself says what to ask for instead: once that needs no pause
+            if most_bytes is not None:
+                quantum = max(1, policy.quantum_bytes)
+                most_bytes = min(most_bytes // quantum * quantum, state.most_bytes or most_bytes)
+            state = replace(state, refused_bytes=refused, most_bytes=most_bytes)
     elif outcome is ResizeOutcome.UNREACHABLE:
         quiet_until_s = state.at_s + policy.refused_retry_s
         refusal = Refusal(f"{size} could not be asked for: {why}", passes=True)
@@ -147,7 +154,7 @@ def limit_changed(state: State, limit_bytes: int | None, policy: Policy) -> Step
     if limit_bytes is None:
         state = replace(state, pressure=Level.CALM)
     if limit_bytes is not None and state.refused_bytes is not None and limit_bytes >= state.refused_bytes:
-        state = replace(state, refused_bytes=None)
+        state = replace(state, refused_bytes=None, most_bytes=None)
     out: Step = (state, ())
     if request is not None and not request.sent:
         # Somebody was quicker: nothing of ours goes out within the cool-down.

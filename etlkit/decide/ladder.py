@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from ..units import MIB, format_bytes, format_seconds
 from . import saving
-from .events import AllocationFailed
+from .events import AllocationFailed, ResizeMode
 from .instructions import Instruction, Level, ReleasePools, SetSliceRows, SetWorkers
 from .policy import Policy
-from .state import PATIENCE_S, State, Step, at_floor
+from .state import PATIENCE_S, State, Step, at_floor, thinnest
 
 SETTLE_S = 0.5
 """How long a relief is given to show in memory in use."""
@@ -24,7 +24,8 @@ WORTH_TIGHT, WORTH_CRITICAL = 0.25, 0.05
 ROOMY = 0.6
 """Below this share of the limit nothing is given up in advance."""
 LONGEST_PATIENCE_S = 160.0
-UNKNOWN_NEED = 1.5
+UNKNOWN_NEED, UNKNOWN_NEED_RESTART = 1.5, 2.0
+"""Times the limit, where nobody knows what is missing. Asking twice costs next to nothing live, and a restart otherwise."""
 ASK_AFTER_TRIES = 3
 """Release and spill, then halve the slice; when that has not helped, more memory is what is missing."""
 
@@ -75,7 +76,7 @@ def _fewer(state: State, policy: Policy, why: str) -> Step:
 
 
 def _thinner(state: State, policy: Policy, why: str) -> Step:
-    if state.slice_rows <= policy.min_slice_rows:
+    if thinnest(state, policy):
         return state, ()
     rows = max(policy.min_slice_rows, state.slice_rows // 2)
     return replace(_lowered(state), slice_rows=rows), (SetSliceRows(rows, why),)
@@ -204,12 +205,13 @@ def allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> 
         f"an allocation failed in {event.split} at {event.slice_rows} rows (try {event.tries}), "
         f"it needs about {format_bytes(event.needed_bytes)}; {use(state)}"
     )
-    at_smallest = at_floor(state, policy) and event.slice_rows <= policy.min_slice_rows
+    fixed = state.seen is not None and state.seen.slices_fixed
+    at_smallest = at_floor(state, policy) and (fixed or event.slice_rows <= policy.min_slice_rows)
     # A first try says that something got done since the last failure.
     before = 0 if event.tries <= 1 else state.floor_tries
     state = replace(state, floor_tries=before + 1 if at_smallest else 0, calm_since_s=None)
     if event.tries >= ASK_AFTER_TRIES or at_smallest:
-        state = replace(state, needed_bytes=max(state.needed_bytes, _needed_in_all(state, event)))
+        state = replace(state, needed_bytes=max(state.needed_bytes, _needed_in_all(state, event, policy)))
     state, out = _release(state, why, SETTLE_S)
     # At the floor every byte of state may be the one that is missing.
     worth = (
@@ -221,8 +223,8 @@ def allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> 
             return state, out + more
         out += more
     # A failure at a size that has been given up since is no news.
-    if event.slice_rows <= state.slice_rows or state.slice_rows <= policy.min_slice_rows:
-        smaller = _thinner if state.slice_rows > policy.min_slice_rows else _fewer
+    if event.slice_rows <= state.slice_rows or thinnest(state, policy):
+        smaller = _fewer if thinnest(state, policy) else _thinner
         state, more = smaller(state, policy, why)
         out += more
     return state, out
@@ -235,15 +237,17 @@ def short_at_the_end(state: State, event: AllocationFailed, policy: Policy) -> S
     rows = max(policy.min_slice_rows, min(state.slice_rows, event.slice_rows) // 2)
     if state.workers > policy.min_workers:
         out.append(SetWorkers(policy.min_workers, why))
-    if rows < state.slice_rows:
+    if rows < state.slice_rows and not thinnest(state, policy):
         out.append(SetSliceRows(rows, why))
-    return replace(state, workers=policy.min_workers, slice_rows=min(rows, state.slice_rows)), tuple(out)
+        state = replace(state, slice_rows=rows)
+    return replace(state, workers=policy.min_workers), tuple(out)
 
 
-def _needed_in_all(state: State, event: AllocationFailed) -> int:
+def _needed_in_all(state: State, event: AllocationFailed, policy: Policy) -> int:
     """What one split needs, beside what can't be spilled. It did not fit, so always more than the limit."""
     beside = max(0, state.seen.used_bytes - state.seen.state_bytes) if state.seen is not None else 0
     limit_bytes = state.limit_bytes or 0
     known = beside + max(0, event.needed_bytes)
-    # By the estimate it should have fitted, so nobody knows how much is missing (an author's function): half as much again.
-    return known if known >= limit_bytes else int(limit_bytes * UNKNOWN_NEED)
+    # By the estimate it should have fitted, so nobody knows how much is missing (an author's function).
+    unknown = UNKNOWN_NEED_RESTART if policy.mode is ResizeMode.RESTART else UNKNOWN_NEED
+    return known if known >= limit_bytes else int(limit_bytes * unknown)

@@ -123,6 +123,8 @@ class State:
     quiet_until_s: float = 0.0
     refused_bytes: int | None = None
     """The smallest size that was refused at this limit."""
+    most_bytes: int | None = None
+    """What a refusal said could be had; no more than that is asked for at this limit."""
     refusal: Refusal | None = None
     unreachable: int = 0
     gave_back: bool = False
@@ -139,9 +141,15 @@ def initial(policy: Policy) -> State:
     return State(workers=policy.min_workers, most_workers=policy.min_workers, slice_rows=policy.slice_rows)
 
 
+def thinnest(state: State, policy: Policy) -> bool:
+    """Slices can't get smaller: they are the smallest, or an author's function gets the same ones always."""
+    fixed = state.seen is not None and state.seen.slices_fixed
+    return fixed or state.slice_rows <= policy.min_slice_rows
+
+
 def at_floor(state: State, policy: Policy) -> bool:
     """Nothing can be made smaller any more."""
-    return state.workers <= policy.min_workers and state.slice_rows <= policy.min_slice_rows
+    return state.workers <= policy.min_workers and thinnest(state, policy)
 
 
 def validate(state: State) -> None:

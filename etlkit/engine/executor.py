@@ -126,6 +126,8 @@ class Figures:
     """Projected need of the largest split that is left in this stage."""
     smallest_need_bytes: int
     """The same, at the smallest slice."""
+    slices_fixed: bool
+    """The stage has an author's function, which gets the same batches whatever memory there is."""
     raw_rows: int
     folded_rows: int
     folded_groups: int
@@ -620,7 +622,8 @@ class Executor:
             stage, exchange = self._stage, self._exchange
             task = self._pending[-1] if self._pending else next(iter(self._running.values()), None)
             need = self._demand_bytes(task, self._slice_rows) if task else 0
-            least = self._demand_bytes(task, 1024) if task else 0
+            fixed = stage is not None and stage.has_author_functions
+            least = self._demand_bytes(task, self._slice_rows if fixed else LEAST_SLICE_ROWS) if task else 0
             return Figures(
                 stage=stage.index if stage else len(self.plan.stages),
                 kind=stage.kind if stage else "done",
@@ -633,6 +636,7 @@ class Executor:
                 state_bytes=exchange.bytes if exchange else 0,
                 split_need_bytes=need,
                 smallest_need_bytes=least,
+                slices_fixed=fixed,
                 raw_rows=self._raw_rows,
                 folded_rows=exchange.folded_rows if exchange else 0,
                 folded_groups=exchange.folded_groups if exchange else 0,

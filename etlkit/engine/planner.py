@@ -35,6 +35,8 @@ from .steps import ExplodeOp, FilterOp, MapOp, Op, PlainStep, ProjectOp, Step, b
 from .widths import row_bytes, value_bytes
 
 SINK_SPLIT_BYTES = 32 * 1024 * 1024
+AUTHOR_SPLIT_BYTES = 4 * 1024 * 1024
+"""What an author's function takes is not foreseen, and its batches can't be made smaller: a split that is undone should be little."""
 """Encoded input bytes of a split whose rows go to a sink: one split is one part."""
 EXCHANGE_SPLIT_BYTES = 2 * 1024 * 1024
 """Encoded input bytes of a split whose rows go to an exchange: small, since a split counts only when it is whole."""
@@ -359,6 +361,8 @@ class _Lowering:
             kept_plain = {_source_column(stream.ops, name) for name in but}
             few = source.repeating(source.schema.names if columns is None else columns) - kept_plain
             source = source.in_dictionaries(few) if few else source
+        if _has_author(stream):
+            target_bytes = min(target_bytes, AUTHOR_SPLIT_BYTES)
         narrow = source.schema if columns is None else pa.schema([source.schema.field(name) for name in columns])
         steps, schema = bind_ops(stream.ops, narrow, wanted)
         predicate = self._pushed(stream.ops)

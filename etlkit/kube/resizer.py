@@ -23,6 +23,7 @@ from .client import PodClient
 from .identity import PodIdentity
 from .outcome import PAGE_SLACK_BYTES, Deadlines, ResizeTracker, Standing
 from .pod import PodView, Resources, read_pod
+from .shortfall import most_bytes
 
 _NO_ANSWER = frozenset({Kind.TIMEOUT, Kind.RESET, Kind.UNREACHED, Kind.TLS})
 
@@ -294,7 +295,8 @@ class Resizer:
         if standing == self._reported or self._closing.is_set():
             return
         self._reported = standing
-        self._post(ResizeReported(time.monotonic(), standing.outcome, self._to_bytes, standing.message))
+        most = most_bytes(self._to_bytes, standing.message) if standing.outcome is ResizeOutcome.INFEASIBLE else None
+        self._post(ResizeReported(time.monotonic(), standing.outcome, self._to_bytes, standing.message, most))
 
     def _report_failure(self, answer: Answer) -> None:
         self._tracker = None

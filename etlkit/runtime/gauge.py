@@ -132,6 +132,7 @@ class Gauge:
             ),
             resize_cost_s=(self.resize_cost_s or RESTART_S) if policy.mode is ResizeMode.RESTART else 0.1,
             splits_done=figures.splits_done - self._begun_with,
+            slices_fixed=figures.slices_fixed,
             thrash=thrash(before, sample, elapsed) if before is not None and elapsed > 0 else 0.0,
         )
         return self.observed

@@ -211,11 +211,12 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(
         dt=SECONDS, limit=st.one_of(st.none(), SIZES), keep=st.integers(0, 9), used=BYTES, state=BYTES, projected=BYTES,
         floor=BYTES, unsaved=SECONDS, remaining=st.one_of(st.none(), st.floats(0, 9e4)), spill=SECONDS,
-        cost=st.floats(0, 30), thrash=st.floats(0, 1), done=st.integers(0, 5), times=st.integers(1, 4),
+        cost=st.floats(0, 30), thrash=st.floats(0, 1), done=st.integers(0, 5), times=st.integers(1, 4), fixed=st.booleans(),
     )  # fmt: skip
     def observed(
         self, dt: float, limit: int | None, keep: int, used: int, state: int, projected: int, floor: int,
         unsaved: float, remaining: float | None, spill: float, cost: float, thrash: float, done: int, times: int,
+        fixed: bool,
     ) -> None:  # fmt: skip
         if keep == 0:
             self.limit = limit
@@ -234,6 +235,7 @@ class AnyHistory(RuleBasedStateMachine):
                 cost,
                 thrash,
                 done,
+                fixed,
             )
             self.feed(event)
 
@@ -292,12 +294,18 @@ class AnyHistory(RuleBasedStateMachine):
         if self.judge.saving or chance == 0:
             self.feed(CheckpointFailed(self.later(dt), "No space left on device", fenced == 0))
 
-    @rule(dt=SECONDS, outcome=st.sampled_from(ResizeOutcome), ours=st.integers(0, 5), size=SIZES)
-    def reported(self, dt: float, outcome: ResizeOutcome, ours: int, size: int) -> None:
+    @rule(
+        dt=SECONDS,
+        outcome=st.sampled_from(ResizeOutcome),
+        ours=st.integers(0, 5),
+        size=SIZES,
+        most=st.one_of(st.none(), SIZES),
+    )
+    def reported(self, dt: float, outcome: ResizeOutcome, ours: int, size: int, most: int | None) -> None:
         asked = self.judge.asked
         if asked is not None and ours:
             size = asked.to_bytes
-        self.feed(ResizeReported(self.later(dt), outcome, size, "the node says so"))
+        self.feed(ResizeReported(self.later(dt), outcome, size, "the node says so", most))
 
     @precondition(lambda self: self.judge.asked is not None and self.judge.sent)
     @rule(dt=st.floats(0, 3), slack=st.integers(0, 4096))
@@ -363,7 +371,7 @@ def test_long_histories_that_ask_often(seed: int) -> None:
             if dice.random() < 0.2:
                 run.granted(soon, dice.choice([0, 4000]))
             else:
-                run.reported(soon, dice.choice(list(ResizeOutcome)), 1, most)
+                run.reported(soon, dice.choice(list(ResizeOutcome)), 1, most, dice.choice([None, most]))
         elif in_flight and dice.random() < 0.1:
             run.work_failed_in_flight(soon, 0, dice.choice([0, 65]), late / 10)
         else:

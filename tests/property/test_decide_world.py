@@ -7,7 +7,7 @@ splits hold. The wall turns an allocation that does not fit into AllocationFaile
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -57,10 +57,13 @@ class Job:
     """State that a finished split adds."""
     surprise: float
     """What a split really holds, over what was forecast."""
+    author: bool = False
+    """It has an author's function: the slices are as planned, whatever the machine says."""
     base_bytes: int = 60 * MIB
 
     def working_bytes(self, slice_rows: int) -> int:
-        return self.fixed_bytes + min(self.rows, slice_rows) * self.row_bytes
+        rows = Policy().slice_rows if self.author else slice_rows
+        return self.fixed_bytes + min(self.rows, rows) * self.row_bytes
 
     def least_bytes(self, policy: Policy) -> int:
         """What one worker really holds at the smallest slice."""
@@ -76,6 +79,8 @@ class Kubelet:
     ``refuse``, ``unreachable``."""
     after_s: float = 20.0
     room_bytes: int = 512 * MIB
+    says_most: bool = False
+    """A refusal names the room."""
 
 
 @dataclass
@@ -189,7 +194,9 @@ class _Process:
 
     def tell(self, after_s: float, outcome: ResizeOutcome, to_bytes: int) -> None:
         at_s = self.world.at_s + after_s
-        self.answers.append((at_s, ResizeReported(at_s, outcome, to_bytes, f"the node says {outcome}")))
+        kubelet = self.world.kubelet
+        most = kubelet.room_bytes if kubelet.says_most and outcome is ResizeOutcome.INFEASIBLE else None
+        self.answers.append((at_s, ResizeReported(at_s, outcome, to_bytes, f"the node says {outcome}", most)))
 
     def live(self, longest_s: float) -> None:
         world = self.world
@@ -316,6 +323,7 @@ class _Process:
                 1.0 if policy.mode is ResizeMode.RESTART else 0.1,
                 0.0,
                 self.finished,
+                job.author,
             )
         )
 
@@ -329,6 +337,7 @@ JOBS = st.builds(
     fixed_bytes=st.integers(0, 24).map(lambda n: n * MIB),
     growth_bytes=st.integers(0, 8 * MIB),
     surprise=st.sampled_from([1.0, 1.0, 1.3, 2.0]),
+    author=st.sampled_from([False, False, True]),
 )
 ANSWERS = ["grant", "defer", "never", "infeasible", "refuse", "unreachable"]
 
@@ -341,13 +350,15 @@ def make(job: Job, answer: str, mode: ResizeMode, limit_mib: int, **more: object
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     JOBS, st.sampled_from(ANSWERS), st.sampled_from(list(ResizeMode)), st.integers(96, 600), st.integers(1, 4),
-    st.integers(0, 6),
+    st.integers(0, 6), st.booleans(),
 )  # fmt: skip
 def test_it_always_ends(
-    job: Job, answer: str, mode: ResizeMode, limit_mib: int, workers: int, backoff_limit: int
+    job: Job, answer: str, mode: ResizeMode, limit_mib: int, workers: int, backoff_limit: int, says_most: bool
 ) -> None:
     """Whatever the cluster answers: no kill, an honest code, no more resizes than the Job's budget; done if it fits."""
-    world = make(job, answer, mode, limit_mib, workers=workers, backoff_limit=backoff_limit).run()
+    world = make(job, answer, mode, limit_mib, workers=workers, backoff_limit=backoff_limit)
+    world.kubelet = replace(world.kubelet, says_most=says_most)
+    world.run()
     assert world.killed == 0
     assert world.exit_code in (0, 75, 78)
     assert world.exit_code != 0 or world.done == job.splits

@@ -69,14 +69,14 @@ class Run:
     def look(
         self, used: float = 50, projected: float = 60, *, floor: float = 40, state: float = 0, unsaved: float = 0.0,
         remaining: float | None = 100.0, spill: float = 10.0, cost: float = 1.0, thrash: float = 0.0, done: int = 1,
-        after: float = 0.1, times: int = 1,
+        fixed: bool = False, after: float = 0.1, times: int = 1,
     ) -> tuple[Instruction, ...]:  # fmt: skip
         out: tuple[Instruction, ...] = ()
         for _ in range(times):
             self.at_s += after
             seen = Observed(
                 self.at_s, self.limit, int(used * MIB), 0, int(state * MIB), int(projected * MIB), int(floor * MIB),
-                unsaved, remaining, spill, cost, thrash, done,
+                unsaved, remaining, spill, cost, thrash, done, fixed,
             )  # fmt: skip
             out += self.tell(seen)
         return out
@@ -85,10 +85,12 @@ class Run:
         self.at_s += after
         return self.tell(CheckpointCommitted(self.at_s, 1, took, 1000, "x"))
 
-    def report(self, outcome: ResizeOutcome, to: int | None = None, message: str = "") -> tuple[Instruction, ...]:
+    def report(
+        self, outcome: ResizeOutcome, to: int | None = None, message: str = "", most: int | None = None
+    ) -> tuple[Instruction, ...]:
         self.at_s += 0.1
         to_bytes = to if to is not None else self.asked().to_bytes
-        return self.tell(ResizeReported(self.at_s, outcome, to_bytes, message))
+        return self.tell(ResizeReported(self.at_s, outcome, to_bytes, message, most))
 
     def fail(self, tries: int, rows: int | None = None, needed: float = 80) -> tuple[Instruction, ...]:
         self.at_s += 0.6
@@ -267,6 +269,25 @@ def test_what_was_infeasible_is_asked_for_smaller_after_the_cooldown() -> None:
     assert LIMIT < second < first
 
 
+def test_what_a_refusal_offers_is_asked_for_at_once_and_once() -> None:
+    run = Run()
+    first = run.ask().to_bytes
+    run.report(ResizeOutcome.INFEASIBLE, message="maximum memory usage per Container is", most=first - 40 * MIB)
+    second = only(run.look(100, 310, times=3), RequestMemory)[0].to_bytes
+    assert second == (first - 40 * MIB) // (16 * MIB) * (16 * MIB)
+    run.committed()
+    run.report(ResizeOutcome.INFEASIBLE, most=second - 20 * MIB)
+    assert not only(run.look(100, 310, times=20), RequestMemory), "a second no waits for the cool-down"
+
+
+def test_a_node_that_has_nothing_more_ends_it_without_further_requests() -> None:
+    run = Run()
+    run.ask()
+    run.report(ResizeOutcome.INFEASIBLE, message="allocatable: 201326592", most=LIMIT)
+    end = only(_to_the_floor(run), Drain)[0]
+    assert "allocatable" in end.reason and len(only(tuple(run.said), RequestMemory)) == 1
+
+
 def test_refused_is_never_asked_again_and_unreachable_later() -> None:
     run = Run()
     run.ask()
@@ -400,6 +421,25 @@ def test_at_the_floor_it_stops_with_the_number_and_who_refused() -> None:
     (end,) = run.committed()
     assert isinstance(end, Quit) and end.exit_code == 78
     assert str(80 * MIB) in end.reason and "nobody to ask" in end.reason
+
+
+def test_fixed_slices_are_not_halved_and_reach_the_floor_with_one_worker() -> None:
+    """An author's function gets the same batches always (found by the survival benchmark: it was tried for ever)."""
+    run = Run(ResizeMode.NONE)
+    run.look(150, 160, fixed=True)
+    out = run.fail(1) + run.fail(2)
+    assert not only(out, SetSliceRows) and only(out, SetWorkers)[-1].workers == 1
+    out += tuple(one for n in range(3, 12) for one in run.fail(n))
+    assert only(out, Drain) and not only(out, SetSliceRows)
+
+
+def test_an_unknown_need_is_asked_for_in_larger_steps_where_each_is_a_restart() -> None:
+    sizes = {}
+    for mode in (ResizeMode.RESTART, ResizeMode.LIVE):
+        run = Run(mode)
+        run.look(100, 110, fixed=True)
+        sizes[mode] = only(tuple(one for n in range(1, 5) for one in run.fail(n, needed=10)), RequestMemory)[0].to_bytes
+    assert sizes[ResizeMode.RESTART] >= 2 * LIMIT > sizes[ResizeMode.LIVE] >= 1.5 * LIMIT
 
 
 def test_at_the_floor_even_a_little_state_is_spilled_before_it_gives_up() -> None:
