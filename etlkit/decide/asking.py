@@ -66,12 +66,10 @@ def affordable(projected_bytes: int, floor_bytes: int, state: State, policy: Pol
     """The size to ask for; below what was refused already, if that still helps."""
     if state.limit_bytes is None:
         return None
-    size = sizing.target(projected_bytes, floor_bytes, state.limit_bytes, policy)
+    size = sizing.target(projected_bytes, floor_bytes, state.limit_bytes, policy, state.most_bytes)
     if size is None or state.refused_bytes is None or size < state.refused_bytes:
         return size
-    cap_bytes = state.most_bytes
-    if cap_bytes is None or cap_bytes >= state.refused_bytes:
-        cap_bytes = sizing.below_refused(state.refused_bytes, state.limit_bytes, policy)
+    cap_bytes = sizing.below_refused(state.refused_bytes, state.limit_bytes, policy)
     return sizing.target(projected_bytes, floor_bytes, state.limit_bytes, policy, cap_bytes)
 
 

@@ -160,7 +160,9 @@ def give_up(state: State, event: AllocationFailed, policy: Policy) -> Step:
     if state.saving is not None and state.saving.spill:
         return state, ()  # what it frees may be enough
     hindrance = asking.hindrance(state, policy)
-    size = asking.affordable(state.needed_bytes, 0, state, policy)
+    # The very question that asking answers: a size that would never be asked for is nothing to wait for.
+    wanted = asking.wish(state, policy)
+    size = wanted.to_bytes if wanted is not None else None
     if size is not None:
         if hindrance is None:
             return state, ()  # it will be asked for

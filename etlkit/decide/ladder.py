@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..units import MIB, format_bytes, format_seconds
 from . import saving
-from .events import AllocationFailed, ResizeMode
+from .events import AllocationFailed
 from .instructions import Instruction, Level, ReleasePools, SetSliceRows, SetWorkers
 from .policy import Policy
 from .state import PATIENCE_S, State, Step, at_floor, thinnest
@@ -24,8 +24,9 @@ WORTH_TIGHT, WORTH_CRITICAL = 0.25, 0.05
 ROOMY = 0.6
 """Below this share of the limit nothing is given up in advance."""
 LONGEST_PATIENCE_S = 160.0
-UNKNOWN_NEED, UNKNOWN_NEED_RESTART = 1.5, 2.0
-"""Times the limit, where nobody knows what is missing. Asking twice costs next to nothing live, and a restart otherwise."""
+UNKNOWN_NEED, UNKNOWN_AUTHOR_NEED = 1.5, 2.0
+"""Times the limit, where nobody knows what is missing. The second is for an author's function: the engine's own estimates are not
+that far off, and asking twice costs a restart, or a cool-down in which nothing gets done."""
 ASK_AFTER_TRIES = 3
 """Release and spill, then halve the slice; when that has not helped, more memory is what is missing."""
 
@@ -211,7 +212,7 @@ def allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> 
     before = 0 if event.tries <= 1 else state.floor_tries
     state = replace(state, floor_tries=before + 1 if at_smallest else 0, calm_since_s=None)
     if event.tries >= ASK_AFTER_TRIES or at_smallest:
-        state = replace(state, needed_bytes=max(state.needed_bytes, _needed_in_all(state, event, policy)))
+        state = replace(state, needed_bytes=max(state.needed_bytes, _needed_in_all(state, event)))
     state, out = _release(state, why, SETTLE_S)
     # At the floor every byte of state may be the one that is missing.
     worth = (
@@ -243,11 +244,11 @@ def short_at_the_end(state: State, event: AllocationFailed, policy: Policy) -> S
     return replace(state, workers=policy.min_workers), tuple(out)
 
 
-def _needed_in_all(state: State, event: AllocationFailed, policy: Policy) -> int:
+def _needed_in_all(state: State, event: AllocationFailed) -> int:
     """What one split needs, beside what can't be spilled. It did not fit, so always more than the limit."""
     beside = max(0, state.seen.used_bytes - state.seen.state_bytes) if state.seen is not None else 0
     limit_bytes = state.limit_bytes or 0
     known = beside + max(0, event.needed_bytes)
     # By the estimate it should have fitted, so nobody knows how much is missing (an author's function).
-    unknown = UNKNOWN_NEED_RESTART if policy.mode is ResizeMode.RESTART else UNKNOWN_NEED
-    return known if known >= limit_bytes else int(limit_bytes * unknown)
+    author = state.seen is not None and state.seen.slices_fixed
+    return known if known >= limit_bytes else int(limit_bytes * (UNKNOWN_AUTHOR_NEED if author else UNKNOWN_NEED))
