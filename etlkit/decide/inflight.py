@@ -64,9 +64,7 @@ def _adopt(state: State, event: ResizeReported, policy: Policy) -> Step:
     return replace(state, request=request), ()
 
 
-def close(
-    state: State, outcome: ResizeOutcome, message: str, policy: Policy, most_bytes: int | None = None
-) -> Step:
+def close(state: State, outcome: ResizeOutcome, message: str, policy: Policy, most_bytes: int | None = None) -> Step:
     """A final outcome: nothing is in flight any more. What was refused is remembered."""
     request = state.request
     assert request is not None
