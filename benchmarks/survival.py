@@ -52,7 +52,6 @@ class Cell:
     job: str
     way: str
     start_bytes: int
-    rows: int = 0
     exit_code: int = -1
     oom_kills: int = 0
     restarts: int = 0
@@ -62,6 +61,7 @@ class Cell:
     wall_s: float = 0.0
     gib_s: float = 0.0
     end_bytes: int = 0
+    rows: int = 0
 
     @property
     def ended(self) -> str:
