@@ -23,7 +23,8 @@ from .store import Readable, Store, Target
 
 MAGIC = b"ETLKRUN1"
 _TAIL = struct.Struct("<QI8s")
-_SECTION_BYTES = 1024 * 1024
+_SECTION_BYTES = 960 * 1024
+"""With its framing below 1 MiB: the buffer that it is made in doubles, and the next step was what did not fit near a limit."""
 _BATCH_BYTES = 1024 * 1024
 _FLUSH_BYTES = 8 * 1024 * 1024
 _WRITE_BYTES = 1024 * 1024

@@ -34,6 +34,7 @@ from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
 from ..errors import EtlkitError, FencedError, StateError
 from ..io.sink import Part, ShowsEarly, ShowsEmpty
 from ..memory.allocation import is_allocation_failure, release_pools
+from ..memory.reserve import Reserve
 from .opening import parts_of
 
 FAN_IN, FAN_IN_OF_ROWS = 8, 64
@@ -42,6 +43,8 @@ FAN_IN, FAN_IN_OF_ROWS = 8, 64
 
 PAUSE_S = 10.0
 """How long running splits are waited for when a checkpoint needs their memory."""
+RESERVE_BYTES = 6 << 20
+"""Kept under the wall for a checkpoint when memory has run out: one cell folded, one section made of it. Measured: ADR 11."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,18 @@ class Checkpointer:
         }
         self._unseen: list[tuple[int, Part]] = []
         """Committed, and not shown yet, of the sinks that show early."""
+        self._reserve = Reserve(RESERVE_BYTES)
         self.busy = False
         self.last_commit_s = time.monotonic()
 
     def start(self) -> None:
+        self._keep_reserve()
         self._thread.start()
+
+    def _keep_reserve(self) -> None:
+        wall = self._executor.bench.wall
+        if wall is not None and not wall.unavailable:
+            self._reserve.hold()
 
     def _snapshot(self) -> Snapshot:
         snapshot = self._state_dir.snapshot
@@ -125,6 +135,7 @@ class Checkpointer:
     def close(self, wait_s: float) -> None:
         self._queue.put(None)
         self._thread.join(wait_s)
+        self._reserve.let_go()
 
     def _run(self) -> None:
         self._show_all()
@@ -132,7 +143,12 @@ class Checkpointer:
             try:
                 report = self._write(wanted)
             except BaseException as error:
-                report = self._write_alone(wanted, error) if is_allocation_failure(error) else NotWritten(wanted, error)
+                if not is_allocation_failure(error):
+                    report = NotWritten(wanted, error)
+                else:
+                    # Its frames hold what was being written: half of all that Arrow had then, as measured.
+                    report = self._write_alone(wanted, error.with_traceback(None))
+            self._keep_reserve()
             self.busy = not self._queue.empty()
             self._post(report)
             if isinstance(report, Written) and self._snapshot().phase is Phase.PUBLISHING:
@@ -167,12 +183,15 @@ class Checkpointer:
             self._make_room()
             return self._write(wanted)
         except BaseException as again:
-            return NotWritten(wanted, again if not is_allocation_failure(again) else error)
+            return NotWritten(wanted, again if not is_allocation_failure(again) else again.with_traceback(None))
         finally:
+            # Before the workers take that room, too: the last checkpoint of all may need it.
+            self._keep_reserve()
             self._executor.resume()
 
     def _make_room(self) -> None:
         """Let go what can be let go. The wall opens no further than its margin: more of it was an OOM kill (ADR 11)."""
+        self._reserve.let_go()
         wall = self._executor.bench.wall
         if wall is not None:
             wall.give_way()

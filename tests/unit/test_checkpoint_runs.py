@@ -38,6 +38,15 @@ def every_type() -> pa.Table:
     )
 
 
+def test_a_section_is_made_in_a_buffer_of_a_mebibyte(state: StateDir) -> None:
+    """Its buffer doubles: a section a little above would ask for two, which is what failed near a limit."""
+    with state.run_writer(0, level=0) as writer:
+        writer.add(0, pa.table({"i": pa.array(range(500_000), pa.int64()), "s": pa.array(["some words"] * 500_000)}))
+        ref = writer.close()
+    assert len(ref.sections) > 5
+    assert all(section.length <= 1 << 20 for section in ref.sections)
+
+
 def test_every_type_comes_back(state: StateDir) -> None:
     table = every_type()
     with state.run_writer(3, level=2) as writer:

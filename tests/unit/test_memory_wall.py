@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -22,6 +23,7 @@ from etlkit.memory import (
     thrash,
 )
 from etlkit.memory.allocation import allocator_settings
+from etlkit.memory.reserve import Reserve
 from etlkit.memory.wall import MARGIN_FLOOR_BYTES, compute_placement
 
 MIB = 1024**2
@@ -134,6 +136,37 @@ assert resource.getrlimit(resource.RLIMIT_DATA) == before and wall.placement is 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("refused\na part needs 524288000 bytes")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no wall elsewhere")
+def test_what_is_kept_under_the_wall_counts_as_data_is_charged_to_nobody_and_can_be_let_go() -> None:
+    def sizes() -> tuple[int, int]:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["VmData"].split()[0]) * 1024, int(lines["RssAnon"].split()[0]) * 1024
+
+    reserve = Reserve(64 * MIB)
+    data, touched = sizes()
+    assert reserve.hold() and reserve.hold() and reserve.held
+    held = sizes()
+    assert 60 * MIB < held[0] - data < 70 * MIB and held[1] - touched < 8 * MIB
+    reserve.let_go()
+    reserve.let_go()
+    assert not reserve.held and sizes()[0] - data < 8 * MIB
+
+
+def test_no_room_to_keep_is_no_error() -> None:
+    """Under a wall that is too low for it: false, and tried again later."""
+    script = (
+        "import resource\n"
+        "from etlkit.memory.reserve import Reserve\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, resource.RLIM_INFINITY))\n"
+        "reserve = Reserve(128 << 20)\n"
+        "print(reserve.hold(), reserve.held)\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+        "print(reserve.hold(), reserve.held)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True", "True"]
 
 
 def test_importing_memory_needs_the_standard_library_alone() -> None:
