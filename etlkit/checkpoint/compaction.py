@@ -30,6 +30,10 @@ def choose_compaction(runs: Sequence[RunRef], fan_in: int = 8) -> Sequence[RunRe
     return tuple(levels[max(full)][: 4 * fan_in]) if full else None
 
 
+class GaveWay(Exception):
+    """A merge was told to stop; nothing of it is left."""
+
+
 def compact(
     state_dir: StateDir, runs: Sequence[RunRef], merge: Callable[[int, Sequence[pa.RecordBatch]], pa.Table]
 ) -> RunRef:

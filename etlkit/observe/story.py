@@ -54,8 +54,11 @@ def tell(snapshot: Snapshot, events: Iterable[Mapping[str, Any]], *, running: bo
 
 def _checkpoint_cost(seen: Timeline) -> dict[str, Any]:
     """What the cadence cost, and what a kill could have cost. The writer is a thread of its own, so ``share`` (seconds of writing in
-    each second of work) is a bound on what it slowed the work down."""
+    each second of work) is a bound on what it slowed the work down. ``write_amplification``: bytes written, those of merging old
+    runs included, for each byte that checkpoints added."""
     written = [(at_s, event) for at_s, event in seen.marks if event.get("event") == "checkpoint"]
+    added = sum(event.get("bytes") or 0 for _, event in written)
+    merged = sum(event.get("bytes") or 0 for _, event in seen.marks if event.get("event") == "merged")
     seconds = sum(event.get("duration_s") or 0.0 for _, event in written)
     worked_s = sum(span.end_s - span.start_s for span in seen.spans)
     stretches = []
@@ -64,7 +67,9 @@ def _checkpoint_cost(seen: Timeline) -> dict[str, Any]:
         stretches += [later - earlier for earlier, later in pairwise(saved)]
     return {
         "count": len(written),
-        "bytes": sum(event.get("bytes") or 0 for _, event in written),
+        "bytes": added,
+        "merged_bytes": merged,
+        "write_amplification": round((added + merged) / added, 3) if added else None,
         "seconds": round(seconds, 4),
         "share": round(seconds / worked_s, 5) if worked_s > 0 else None,
         "longest_stretch_s": round(max(stretches), 3) if stretches else None,

@@ -13,9 +13,11 @@ import gc
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow as pa
 
 from ..checkpoint import (
     Committed,
@@ -27,7 +29,7 @@ from ..checkpoint import (
     StageDelta,
     StateDir,
 )
-from ..checkpoint.compaction import choose_compaction, compact
+from ..checkpoint.compaction import GaveWay, choose_compaction, compact
 from ..engine.exchange import Generation, drain_cell, merge_runs
 from ..engine.executor import Capture, Executor, reduce_groups
 from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
@@ -57,6 +59,8 @@ class Wanted:
     even_if_empty: bool = False
     decided: bool = False
     """The machine asked for it and waits for the answer; others follow from mechanics."""
+    urgent: bool = False
+    """Memory is to be asked for, or the process is to end: a merge gives way to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,15 @@ class Published:
     seconds: float
 
 
-Report = Written | Skipped | NotWritten | Published
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Old runs are one run now; ``committed.bytes`` of what was written before were written again."""
+
+    committed: Committed
+    runs: int
+
+
+Report = Written | Skipped | NotWritten | Published | Merged
 
 
 class Checkpointer:
@@ -112,6 +124,9 @@ class Checkpointer:
         """Committed, and not shown yet, of the sinks that show early."""
         self._reserve = Reserve(RESERVE_BYTES)
         self.busy = False
+        self._lock = threading.Lock()
+        self._urgent = 0
+        """Urgent requests that wait, and the end."""
         self.last_commit_s = time.monotonic()
 
     def start(self) -> None:
@@ -130,16 +145,26 @@ class Checkpointer:
 
     def request(self, wanted: Wanted) -> None:
         self.busy = True
+        if wanted.urgent:
+            self._hurry(1)
         self._queue.put(wanted)
 
     def close(self, wait_s: float) -> None:
+        self._hurry(1)
         self._queue.put(None)
         self._thread.join(wait_s)
         self._reserve.let_go()
 
+    def _hurry(self, more: int) -> None:
+        with self._lock:
+            self._urgent += more
+
     def _run(self) -> None:
         self._show_all()
         while (wanted := self._queue.get()) is not None:
+            if wanted.urgent:
+                self._hurry(-1)
+            stage = self._executor.figures().stage
             try:
                 report = self._write(wanted)
             except BaseException as error:
@@ -157,6 +182,10 @@ class Checkpointer:
                 unseen = self._show()
                 if unseen is not None:
                     self._post(NotWritten(wanted, unseen))
+                elif isinstance(report, Written) and self._executor.figures().stage == stage:
+                    merged = self._merge(stage)
+                    if merged is not None:
+                        self._post(merged)
 
     def _show_all(self) -> None:
         """What an earlier attempt committed and perhaps could not show any more; an error will come again with the next commit."""
@@ -217,18 +246,16 @@ class Checkpointer:
                 return Skipped(wanted)
             self._leave_something(capture)
             runs = self._write_runs(capture)
-            dropped, compacted = self._compact(capture)
             facts = dict(wanted.facts)
             phase = Phase.RUNNING
             if capture.complete:
-                facts["ended"] = self._ended(capture, runs, compacted, dropped)
+                facts["ended"] = self._ended(capture, runs)
                 if capture.stage == len(executor.plan.stages) - 1:
                     phase = Phase.PUBLISHING
             fresh = capture.fresh
             delta = StageDelta(
                 finished=Intervals.of(fresh.finished),
-                runs=(*runs, *compacted),
-                dropped=dropped,
+                runs=runs,
                 parts=tuple(fresh.parts),
                 rows_in=fresh.rows_in,
                 rows_out=fresh.rows_out,
@@ -272,40 +299,61 @@ class Checkpointer:
             writer.abort()
             raise
 
-    def _compact(self, capture: Capture) -> tuple[tuple[str, ...], tuple[RunRef, ...]]:
-        """Merge old runs of the stage when enough of one size have gathered, so that their number stays bounded."""
-        output = self._executor.plan.stages[capture.stage].output
-        stage = self._snapshot().stages.get(capture.stage)
-        if stage is None or not isinstance(output, ExchangeOutput) or capture.complete:
-            return (), ()
+    def _merge(self, number: int) -> Merged | None:
+        """Merge old runs of the stage when enough of one size have gathered, so that their number stays bounded. A commit of its own,
+        after the one that was asked for: nobody waits for it, and a request for memory or the end of the attempt makes it give way.
+        What fails leaves the runs as they are, for the next time."""
+        output = self._executor.plan.stages[number].output
+        stage = self._snapshot().stages.get(number)
+        if stage is None or not isinstance(output, ExchangeOutput):
+            return None
         chosen = choose_compaction(stage.runs, FAN_IN if output.combiner.foldable else FAN_IN_OF_ROWS)
         if not chosen:
-            return (), ()
-        merged = compact(self._state_dir, chosen, lambda _, batches: merge_runs(output.combiner, batches))
-        return tuple(run.name for run in chosen), (merged,)
+            return None
+        began_s = time.monotonic()
 
-    def _ended(
-        self, capture: Capture, runs: tuple[RunRef, ...], compacted: tuple[RunRef, ...], dropped: tuple[str, ...]
-    ) -> dict[str, Any]:
+        def merge(_: int, batches: Sequence[pa.RecordBatch]) -> pa.Table:
+            if self._hurried():
+                raise GaveWay
+            return merge_runs(output.combiner, batches)
+
+        try:
+            merged = compact(self._state_dir, chosen, merge)
+            dropped = tuple(run.name for run in chosen)
+            reason = f"{len(chosen)} runs of stage {number} merged into one"
+            delta = Delta(reason, {number: StageDelta(runs=(merged,), dropped=dropped)}, phase=self._snapshot().phase)
+            committed = self._state_dir.commit(delta)
+        except (GaveWay, StateError, ValueError):
+            return None  # fenced, full or closed: the next checkpoint says so
+        except BaseException as error:
+            if not is_allocation_failure(error):
+                raise
+            self._make_room()
+            return None
+        return Merged(replace(committed, duration_s=time.monotonic() - began_s), len(chosen))
+
+    def _hurried(self) -> bool:
+        with self._lock:
+            return self._urgent > 0
+
+    def _ended(self, capture: Capture, runs: tuple[RunRef, ...]) -> dict[str, Any]:
         """Which stages have ended, and how the stage after cuts their partitions into splits."""
         snapshot = self._snapshot()
         ended = dict(snapshot.facts.get("ended") or {})
         output = self._executor.plan.stages[capture.stage].output
         groups: list[list[int]] = []
         if isinstance(output, ExchangeOutput):
-            groups = reduce_groups(self._stored_bytes(capture, output, (*runs, *compacted), dropped), output.partitions)
+            groups = reduce_groups(self._stored_bytes(capture, output, runs), output.partitions)
         ended[str(capture.stage)] = groups
         return ended
 
-    def _stored_bytes(
-        self, capture: Capture, output: ExchangeOutput, fresh: tuple[RunRef, ...], dropped: tuple[str, ...]
-    ) -> int:
+    def _stored_bytes(self, capture: Capture, output: ExchangeOutput, fresh: tuple[RunRef, ...]) -> int:
         """State that the next stage reads. What folds counts by its largest run: each holds most of the keys again."""
         snapshot = self._snapshot()
         runs = list(fresh)
         for number in self._met_with(capture.stage):
             stage = snapshot.stages.get(number)
-            runs += [run for run in (stage.runs if stage else ()) if run.name not in dropped]
+            runs += stage.runs if stage else ()
         sizes = [run.bytes for run in runs]
         return max(sizes, default=0) if output.combiner.foldable else sum(sizes)
 

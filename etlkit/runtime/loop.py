@@ -271,6 +271,14 @@ class Loop:
                 self._spill_again()
             case saving.NotWritten(wanted, error):
                 self._not_written(wanted, error)
+            case saving.Merged(committed, runs):
+                self.emit(
+                    "merged",
+                    id=committed.id,
+                    runs=runs,
+                    bytes=committed.bytes,
+                    duration_s=round(committed.duration_s, 4),
+                )
             case saving.Published(parts, rows, bytes_, seconds):
                 self.emit("published", parts=parts, rows=rows, bytes=bytes_, seconds=round(seconds, 4))
                 self._step(events.WorkFinished(now_s()))
@@ -422,7 +430,8 @@ class Loop:
     def _checkpoint(self, reason: str, asked: instructions.RequestMemory | None) -> None:
         """One commit. The intent to resize is durable in it before the PATCH is sent (law 4)."""
         if asked is None or self.asks is None:
-            self.checkpointer.request(Wanted(reason, even_if_empty=True, decided=True))
+            ending = self.state.ending is not None
+            self.checkpointer.request(Wanted(reason, even_if_empty=True, decided=True, urgent=ending))
             return
         asks = self.asks
         intent = {
@@ -443,7 +452,8 @@ class Loop:
                 asks.request(asked.to_bytes, asked.reason)
 
         self._unsent = intent
-        self.checkpointer.request(Wanted(reason, {"resizes": self._resizes}, patch, even_if_empty=True, decided=True))
+        facts = {"resizes": self._resizes}
+        self.checkpointer.request(Wanted(reason, facts, patch, even_if_empty=True, decided=True, urgent=True))
 
     # ── the end of an attempt ───────────────────────────────────────────────────────────────────────────────────
 

@@ -99,11 +99,13 @@ def test_what_the_cadence_cost_and_what_stood_to_be_lost(tmp_path):
         ("checkpoint", 4, {"id": 3, **saved}),
         ("attempt_started", 14, {"attempt": 2, "run_id": "run-1"}),
         ("checkpoint", 16, {"id": 4, **saved}),
+        ("merged", 17, {"id": 5, "runs": 3, "bytes": 600, "duration_s": 0.02}),
         ("attempt_ended", 20, {"attempt": 2, "exit_code": 0}),
     )
     seen = observe(state)
     assert seen.story["checkpoint_cost"] == {
-        "count": 3, "bytes": 3000, "seconds": 0.15, "share": 0.015, "longest_stretch_s": 3.0,
+        "count": 3, "bytes": 3000, "merged_bytes": 600, "write_amplification": 1.2,
+        "seconds": 0.15, "share": 0.015, "longest_stretch_s": 3.0,
     }  # fmt: skip
     assert "1.5 % of the time" in "\n".join(lines(seen.story, timeline(seen.events)))
 
