@@ -62,6 +62,16 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     ]
 
 
+def changed_parameters(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Parameters that have another value, or are new or gone, in words. ``before`` holds them as text."""
+    said = []
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if (name in before) != (name in now) or str(old) != str(new):
+            said.append(f"{name} was {old if name in before else 'not there'}, is {new if name in now else 'gone'}")
+    return said
+
+
 def changed_files(before: Sequence[Sequence[object]], now: Sequence[tuple[str, int, str]]) -> list[str]:
     """Input files that were changed, added or removed, in words."""
     old = {str(path): (size, version) for path, size, version in before}

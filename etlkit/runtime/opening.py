@@ -27,7 +27,7 @@ from ..engine.stages import ExchangeOutput, Plan, ScanInput
 from ..errors import ConfigError, EtlkitError, error_for
 from ..io.source import Growing
 from ..plan import nodes
-from ..plan.fingerprint import changed_files, differences, digest, fingerprint, run_id
+from ..plan.fingerprint import changed_files, changed_parameters, differences, digest, fingerprint, run_id
 from ..plan.pipeline import Pipeline
 from . import learned, notes
 from .discarding import discard
@@ -154,7 +154,7 @@ def _take(
     same = found is not None and found.run_id == identity and dict(found.fingerprint) == parts
     if found is not None and not request.restart:
         if found.phase is not Phase.DONE and not same:
-            raise _refused(found, parts, identity, inventory)
+            raise _refused(request, found, parts, identity, inventory)
         if found.phase is Phase.FAILED:
             raise _failed_before(found)
         if found.phase is not Phase.DONE:
@@ -301,13 +301,15 @@ def parts_of(snapshot: Snapshot) -> list[tuple[int, Any]]:
 
 
 def _refused(
-    found: Snapshot, parts: dict[str, str], identity: str, inventory: Sequence[tuple[str, int, str]]
+    request: Request, found: Snapshot, parts: dict[str, str], identity: str, inventory: Sequence[tuple[str, int, str]]
 ) -> ConfigError:
     changed = differences(found.fingerprint, parts)
     files = changed_files(found.facts.get("inventory") or [], inventory) if found.facts.get("inventory") else []
     what = ", ".join(changed) or f"the run id ({found.run_id}, now {identity})"
-    if files:
-        what += f" ({'; '.join(files[:3])}{' …' if len(files) > 3 else ''})"
+    parameters = changed_parameters(found.facts.get("parameters") or {}, request.parameters)
+    for known in (parameters, files):
+        if known:
+            what += f" ({'; '.join(known[:3])}{' …' if len(known) > 3 else ''})"
     return ConfigError(
         f"the state holds an unfinished run {found.run_id} of job '{found.facts.get('job')}'; changed since: {what}",
         "put it back as it was to go on, use another --state, or discard the unfinished run with --restart",

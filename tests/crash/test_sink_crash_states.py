@@ -8,7 +8,9 @@ with engine and checkpointer: ``test_job_crash_states.py``.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -21,12 +23,13 @@ import pyarrow as pa
 import pytest
 
 from etlkit.checkpoint import Delta, Intervals, Phase, Snapshot, StageDelta, StateDir
-from etlkit.errors import EtlkitError
+from etlkit.errors import EtlkitError, StateError
+from etlkit.exits import Exit
 from etlkit.io import folder_sink
 from etlkit.io.folder_sink import SUCCESS
 from etlkit.io.formats import open_sink
 from etlkit.testing.crash_states import CrashState, Tree, crash_states, everything
-from etlkit.testing.recorder import Recorder, lay_out, recording
+from etlkit.testing.recorder import NEEDS_ROOM, Recorder, lay_out, recording
 from etlkit.testing.simdisk import Name, Op, Sync, SyncFolder
 
 SPLITS = 3
@@ -299,3 +302,46 @@ def test_every_sync_of_a_sink_is_needed(place: Path, site: str) -> None:
     states = list(checker.states(cut, a_point=24))
     random.Random(7).shuffle(states)
     assert any(checker.problem_of(state) for state in states), f"without the sync of {site} nothing went wrong"
+
+
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("each", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_any_call_of_a_sink_may_fail_and_the_next_start_goes_on(place: Path, lasting: bool, each: bool) -> None:
+    """One error for each call in turn, once or from then on; in the long form every error at every call."""
+    checker = Checker(place, recorded(place / "whole"))
+    number = len(recorded(place / "count").calls)
+    failed = 0
+    for at in range(1, number + 1, 1 if each else 3):
+        for error in ERRORS if each else (ERRORS[at % len(ERRORS)],):
+            failed += fails_once(checker, place / "faulty", at, error, lasting)
+    assert failed >= number // 6
+
+
+def fails_once(checker: Checker, root: Path, at: int, error: int, lasting: bool) -> bool:
+    """Whether the run ended with an error; it need not, where what failed was only to remove a leftover."""
+    root.mkdir()
+    old_output(root)
+
+    def fail(number: int, call: str) -> OSError | None:
+        due = number >= at if lasting else number == at
+        return OSError(error, os.strerror(error)) if due and call in NEEDS_ROOM else None
+
+    ended = False
+    try:
+        with recording(root, before=fail):
+            Ledger(root).run()
+    except StateError as failure:
+        ended = True
+        assert failure.exit_code is Exit.STATE_IO and failure.remedy
+        assert errno.errorcode[error] in failure.message or os.strerror(error) in failure.message
+        assert str(root) in failure.message
+    assert checker.seen_at_once(tree_of(root)) == "", f"call {at}, {errno.errorcode[error]}"
+    Ledger(root).run()
+    after = tree_of(root)
+    for output in OUTPUTS:
+        assert visible(after, output) == checker.expected[output], f"call {at}, {errno.errorcode[error]}: {output}"
+    shutil.rmtree(root)
+    return ended

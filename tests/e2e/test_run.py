@@ -70,7 +70,11 @@ def test_another_parameter_under_an_unfinished_run_is_refused(lineitem, tmp_path
     assert crash.returncode == -signal.SIGKILL
     refused = etlkit_command(*call, "--set", "max_qty=30", cwd=tmp_path)
     assert refused.returncode == 78
-    assert "other parameters" in refused.stderr and "--restart" in refused.stderr
+    assert (
+        "other parameters" in refused.stderr
+        and "max_qty was 40, is 30.0" in refused.stderr
+        and "--restart" in refused.stderr
+    )
     assert etlkit_command(*call, "--set", "max_qty=30", "--restart", cwd=tmp_path).returncode == 0
     assert_same(read_output(tmp_path / "out"), part_revenue(lineitem, 30), ["l_partkey"])
 

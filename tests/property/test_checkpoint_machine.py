@@ -1,4 +1,5 @@
-"""Interleavings of run, crash, resume, takeover, damage and full disks: what was committed is there, once, and nothing else."""
+"""Interleavings of run, crash, resume, takeover, resize, rollback, damage and full disks: what was committed is there, once, and
+nothing else; and what is rolled back is done again, while what happened to the process stays written down."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from etlkit.checkpoint import (
     lists,
     state_dir,
 )
-from etlkit.errors import FencedError, StateError
+from etlkit.errors import ConfigError, FencedError, StateError
 from etlkit.io.sink import Part
 from etlkit.testing.faulty_store import FaultyDisk
 from etlkit.testing.simdisk import SimDisk
@@ -46,6 +47,8 @@ class Runs(RuleBasedStateMachine):
         self.phase = Phase.RUNNING
         self.paused: list[StateDir] = []
         self.next_split = 0
+        self.past: dict[int, tuple[set[int], dict[str, object]]] = {}
+        """What each commit of this run said, by its number."""
 
     @initialize()
     def begin(self) -> None:
@@ -53,6 +56,12 @@ class Runs(RuleBasedStateMachine):
         self.state = StateDir.open(LocalStore("/pvc/state", self.disk))
         self.state.begin("run", {"job": "x"}, {"kept": "from the beginning"})
         self.facts = {"kept": "from the beginning"}
+        self.remember()
+
+    def remember(self) -> None:
+        snapshot = self.state.snapshot
+        assert snapshot is not None
+        self.past[snapshot.id] = set(self.done), dict(self.facts)
 
     def delta(self, splits: set[int], reason: str = "x") -> Delta:
         snapshot = self.state.snapshot
@@ -72,6 +81,48 @@ class Runs(RuleBasedStateMachine):
     def took(self, splits: set[int], delta: Delta) -> None:
         self.done |= splits
         self.facts |= delta.facts
+        self.remember()
+
+    @precondition(lambda self: self.phase is Phase.RUNNING)
+    @rule(to_mib=st.sampled_from([256, 512, 1024]), killed=st.booleans(), again=st.booleans())
+    def resize(self, to_mib: int, killed: bool, again: bool) -> None:
+        """The intent is durable before the PATCH; the container is killed for it, before or after it could write down how it went."""
+        known = [*self.facts.get("resizes", []), {"to": to_mib, "outcome": "requested"}]  # type: ignore[misc]
+        self.state.commit(Delta("ask for memory", facts={"resizes": known}))
+        self.facts["resizes"] = known
+        self.remember()
+        if killed:
+            self.resume()
+        if again:
+            settled = [*known[:-1], {"to": to_mib, "outcome": "actuated"}]
+            self.state.commit(Delta("granted", facts={"resizes": settled}))
+            self.facts["resizes"] = settled
+            self.remember()
+
+    @precondition(lambda self: len(self.past) > 1)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        """To any checkpoint that is still kept, but not once anything may be visible. Resizes and attempts happened all the same."""
+        kept = [number for number in self.past if f"/pvc/state/manifests/{number:08d}.json" in self.paths()]
+        number = data.draw(st.sampled_from(kept))
+        fresh = StateDir.open(LocalStore("/pvc/state", self.disk))
+        if self.phase is not Phase.RUNNING:
+            with pytest.raises(ConfigError):
+                fresh.go_back(number)
+            return
+        self.paused.append(self.state)
+        self.state = fresh
+        self.state.go_back(number)
+        done, facts = self.past[number]
+        lasting = {"resizes": self.facts["resizes"]} if "resizes" in self.facts else {}
+        self.done, self.facts = set(done), {**facts, **lasting}
+        self.next_split = max(self.done, default=-1) + 1
+        self.past = {earlier: said for earlier, said in self.past.items() if earlier <= number}
+        self.remember()
+        self.state.collect()
+
+    def paths(self) -> set[str]:
+        return {f"{folder}/{name}" for folder, names in self.volume.tree().items() for name in names}
 
     @precondition(lambda self: self.phase is Phase.RUNNING)
     @rule(count=st.integers(1, 3))
@@ -118,6 +169,7 @@ class Runs(RuleBasedStateMachine):
         self.state = StateDir.open(LocalStore("/pvc/state", self.disk))
         assert not self.state.warnings
         self.state.claim({})
+        self.remember()
         self.state.collect()
 
     @rule()
@@ -161,12 +213,14 @@ class Runs(RuleBasedStateMachine):
     def publish(self) -> None:
         self.state.commit(Delta("all", phase=Phase.PUBLISHING))
         self.phase = Phase.PUBLISHING
+        self.remember()
 
     @precondition(lambda self: self.phase is Phase.PUBLISHING)
     @rule()
     def finish(self) -> None:
         self.state.commit(Delta("all", phase=Phase.DONE))
         self.phase = Phase.DONE
+        self.remember()
 
     @invariant()
     def a_start_would_find_what_was_committed(self) -> None:
