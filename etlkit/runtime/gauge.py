@@ -16,7 +16,7 @@ from ..decide.events import Observed, ResizeMode
 from ..decide.policy import Policy
 from ..engine.demand import split_demand_bytes
 from ..engine.exchange import ExchangeState
-from ..engine.executor import STATE, Executor, Figures
+from ..engine.executor import ROWS_HELD_BYTES, STATE, Executor, Figures
 from ..engine.stages import ExchangeOutput, ScanInput
 from ..engine.widths import row_bytes
 from ..engine.work import Task
@@ -157,6 +157,9 @@ class Gauge:
         assert isinstance(stage.output, ExchangeOutput)
         width = row_bytes(stage.output.combiner.partial_schema)
         raw_total = int(figures.raw_rows * max(1.0, figures.rows_total / figures.rows_in))
+        if not stage.output.combiner.foldable:
+            # Rows of a join or a sort are written as they come, however much room there is: one lot gathers, one is written.
+            return min(2 * ROWS_HELD_BYTES, raw_total * row_bytes(stage.output.combiner.raw_schema))
         groups = _groups_at(exchange, raw_total)
         if stage.output.groups_at_most is not None:
             groups = min(groups, stage.output.groups_at_most)
@@ -175,9 +178,14 @@ class Gauge:
         bytes_left = left * row_bytes(exchange.combiner.raw_schema)
         if bytes_left + figures.state_bytes <= room:
             return 0.0
+        times = bytes_left / room
+        if not exchange.combiner.foldable:
+            # Rows go to disk anyway; only that they go in smaller lots costs.
+            times -= bytes_left / max(room, ROWS_HELD_BYTES)
+            over = over and times > 0
         each_s = self.spill_s or SPILL_S + room / SPILL_BYTES_PER_S
         risk_s = RISK * (BACK_OFF_S + (self.resize_cost_s or RESTART_S)) if over else 0.0
-        return float(STALL * bytes_left / room * each_s) + risk_s
+        return float(STALL * times * each_s) + risk_s
 
     def split_bytes(self, estimated_bytes: int) -> int:
         """What a split will need, by what splits have needed so far."""
