@@ -3,6 +3,8 @@
 #   make demo    a job at a memory limit too small for it, on this machine, start to finish
 #   make test    every check and every test: what CI runs
 #   make check   formatting, lint, types and import directions only
+#   make environment   .venv alone, with etlkit in it
+#   make docs    the documentation as a site, in build/docs; needs no network
 #   make clean   removes what these made, the generated input included
 
 SHELL := /bin/bash
@@ -15,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST_ARGS ?=
 
-.PHONY: demo test check clean
+.PHONY: demo test check environment docs clean
 .DEFAULT_GOAL := demo
 
 # Installed again only when pyproject.toml or the way of installing changed.
@@ -25,6 +27,11 @@ $(INSTALLED): pyproject.toml scripts/environment
 
 demo: $(INSTALLED)
 	@scripts/demo
+
+environment: $(INSTALLED)
+
+docs: $(INSTALLED)
+	@$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs build/docs && echo "docs: open build/docs/index.html"
 
 check: $(INSTALLED)
 	@echo "check: format"; $(BIN)/ruff format --check --quiet . || { echo "  run: $(BIN)/ruff format ."; exit 1; }

@@ -39,11 +39,13 @@ class EtlkitError(Exception):
 
 
 class UsageError(EtlkitError):
+    """The call itself is wrong: an unknown parameter, a value that is no quantity. Exit 2."""
+
     exit_code = Exit.USAGE
 
 
 class InputError(EtlkitError):
-    """``place`` is the file and, where known, its row group, line and column."""
+    """Bad input data. ``place`` is the file and, where known, its row group, line and column. Exit 65."""
 
     exit_code = Exit.BAD_INPUT
 
@@ -53,19 +55,25 @@ class InputError(EtlkitError):
 
 
 class StateBusyError(EtlkitError):
+    """Another live run holds the state, still after the wait. Exit 73."""
+
     exit_code = Exit.STATE_BUSY
 
 
 class FencedError(EtlkitError):
+    """Another run has taken over the state; this one may not commit any more. Exit 73."""
+
     exit_code = Exit.STATE_BUSY
 
 
 class StateError(EtlkitError):
+    """A checkpoint or the state could not be written or read; the last good checkpoint is untouched. Exit 74."""
+
     exit_code = Exit.STATE_IO
 
 
 class CorruptStateError(StateError):
-    """``name`` is the file in the state directory that is not what was written."""
+    """What is on disk is not what was written. ``name`` is the file in the state directory. Exit 74."""
 
     def __init__(self, message: str, remedy: str = "", *, name: str = "") -> None:
         super().__init__(message, remedy)
@@ -73,15 +81,19 @@ class CorruptStateError(StateError):
 
 
 class RefusedError(EtlkitError):
+    """The cluster said no: RBAC, admission, quota. Exit 77."""
+
     exit_code = Exit.REFUSED
 
 
 class ConfigError(EtlkitError):
+    """A configuration or plan that cannot work; the remedy says what to change. Exit 78."""
+
     exit_code = Exit.CONFIG
 
 
 class PlanError(ConfigError):
-    pass
+    """The pipeline itself is wrong: an unknown column, types that do not go together. Exit 78."""
 
 
 def error_for(exit_code: int, message: str, remedy: str = "") -> EtlkitError:

@@ -26,23 +26,28 @@ RESIZE_REQUEST = ("follow", "keep")
 @dataclass(frozen=True, slots=True)
 class Settings:
     state: str | None = None
-    """A folder or a URL. None: ``.etlkit/NAME`` below the current folder."""
+    """Where checkpoints go. None: ``.etlkit/NAME`` below the current folder."""
     checkpoint_every_s: float | None = 1.0
-    """None: no checkpoint by time, only on pressure, at the end of a stage and when the job is interrupted."""
+    """Bound on lost work: at most this long between checkpoints. Left at its default the cadence stretches where a checkpoint is dear;
+    given, it is kept. None: no checkpoint by time, only on pressure, at the end of a stage and when the job is interrupted."""
     workers: int | None = None
-    """None: as many as the cgroup's CPU quota has cores."""
+    """Splits that run at once. None: as many as the cgroup's CPU quota has cores."""
     max_memory_bytes: int | None = None
-    """Never ask for more. None: never ask."""
+    """Never ask for more memory than this. None: never ask."""
     max_cores: float | None = None
-    """Never ask for more CPU. None: never ask."""
+    """Never ask for more CPU than this, while the quota holds the job back. None: never ask."""
     progress: str = "auto"
+    """``auto``: drawn on a terminal, else plain lines. ``json``: one event a line on stdout."""
     metrics_port: int | None = None
+    """Serve Prometheus metrics at ``/metrics`` on this port."""
     metrics_file: str | None = None
+    """Write Prometheus metrics to this file, for the node exporter's textfile collector."""
     lock_wait_s: float = 0.0
+    """How long to wait for another live run of the same state before exit 73. In a pod, and on no terminal: grace and 30 s."""
     backoff_limit: int | None = None
-    """The Job's, which a pod can't read. None: Kubernetes' default."""
+    """The Job's, which a pod can't read: how many restarts are left for resizes follows from it. None: Kubernetes' default of 6."""
     keep: int = 2
-    """Generations of checkpoints."""
+    """Generations of checkpoints that are kept."""
     resize_request: str = "follow"
     """In a Burstable pod the request moves with the limit, or is kept (then a resize overcommits the node, F16)."""
     policy: Mapping[str, object] = field(default_factory=dict)

@@ -46,12 +46,18 @@ def dispatch(arguments: Sequence[str]) -> int:
     """Run one command line. Returns the exit code; argparse's own errors and ``--help`` leave by SystemExit."""
     if not arguments or arguments[0] not in VERBS:
         return _no_verb(arguments)
-    module = import_module(f"{__name__}.{arguments[0]}")
-    parser = argparse.ArgumentParser(prog=f"etlkit {module.NAME}", description=module.HELP)
-    module.add_arguments(parser)
+    module, parser = parser_of(arguments[0])
     args = parser.parse_args(arguments[1:])
     configure_logs()
     return _guarded(module, args)
+
+
+def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """A verb's module and the parser of its arguments. The command-line reference is made of these too."""
+    module = import_module(f"{__name__}.{verb}")
+    parser = argparse.ArgumentParser(prog=f"etlkit {module.NAME}", description=module.HELP)
+    module.add_arguments(parser)
+    return module, parser
 
 
 def _no_verb(arguments: Sequence[str]) -> int:

@@ -19,10 +19,11 @@ class Policy:
     every_is_bound: bool = False
     """True when the author asked for ``checkpoint_every_s``: then it is kept whatever it costs."""
     tight: float = 0.80
-    """used or projected above this share of the limit is tight."""
+    """Memory is tight when what is used or projected is above this share of the limit."""
     critical: float = 0.92
+    """Above this share it is critical: state is spilled and splits are held back at once."""
     margin: float = 0.15
-    """Room above the forecast in what is asked for."""
+    """Room above the forecast in what is asked for, as a share of it."""
     quantum_bytes: int = 16 * 1024 * 1024
     """Sizes asked for are multiples of this."""
     cooldown_s: float = 10.0
@@ -34,7 +35,10 @@ class Policy:
     refused_retry_s: float = 300.0
     """How long after UNREACHABLE the next request may be tried. REFUSED and INFEASIBLE sizes are not tried again."""
     min_workers: int = 1
+    """Never fewer splits at once than this, however tight memory is."""
     min_slice_rows: int = 1024
+    """Rows a slice is halved down to, after allocations that failed."""
     slice_rows: int = 65536
+    """Rows of a slice of a batch: what an operator works on in one go while memory is calm."""
     max_tries: int = 6
-    """AllocationFailed tries of one split at the smallest setting before the job stops with the number it needs."""
+    """Tries of one split at the smallest setting, each ended by a failed allocation, before the job stops with the size it needs."""

@@ -154,9 +154,15 @@ class _Lowering:
             case nodes.Rename(_, pairs):
                 renamed = dict(pairs)
                 self._known(renamed, names, "rename")
-                return self._with(stream, ProjectOp(tuple((renamed.get(name, name), col(name)) for name in names)))
+                made = [renamed.get(name, name) for name in names]
+                twice = next((name for name in made if made.count(name) > 1), None)
+                if twice is not None:
+                    raise PlanError(f"rename: two columns would be called '{twice}'", "drop one, or give it another name")
+                return self._with(stream, ProjectOp(tuple(zip(made, map(col, names), strict=True))))
             case nodes.Drop(_, dropped):
                 self._known(dropped, names, "drop")
+                if set(names) <= set(dropped):
+                    raise PlanError("drop: no column is left", f"keep one of {', '.join(names)}")
                 return self._with(stream, ProjectOp(tuple((name, col(name)) for name in names if name not in dropped)))
             case nodes.Cast(_, types):
                 kinds = dict(types)

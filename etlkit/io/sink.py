@@ -30,7 +30,9 @@ class Part:
 class StagedPart(Protocol):
     """The output of one split while it is written. Not thread-safe; one worker owns it."""
 
-    def write(self, batch: pa.RecordBatch) -> None: ...
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Rows of the split, in order. Raises ``StateError`` for I/O."""
+        ...
 
     def close(self) -> tuple[Part, ...]:
         """Make all of it durable (file synced, folder synced) and say what there is; empty if no rows were written."""

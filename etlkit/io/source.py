@@ -59,7 +59,9 @@ class Source(Protocol):
     """
 
     @property
-    def schema(self) -> pa.Schema: ...
+    def schema(self) -> pa.Schema:
+        """Names and types of its columns, the same in every process."""
+        ...
 
     def inventory(self) -> Sequence[FileRecord]:
         """The files, in the order that defines the order of rows."""

@@ -68,7 +68,7 @@ def choose(
         )
     memory = memory_bytes
     if memory is None and learned.peak_bytes is not None:
-        memory = comfortable(learned.peak_bytes, rules)
+        memory = max(LEAST_START_BYTES, comfortable(learned.peak_bytes, rules))
         why["memory"] = f"Learned: an earlier run used {format_bytes(learned.peak_bytes)} at most."
     if memory is None and forecast is not None:
         memory = max(LEAST_START_BYTES, comfortable(forecast.floor_bytes, rules))

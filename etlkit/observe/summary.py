@@ -75,9 +75,9 @@ def _restarts(story: Mapping[str, Any], seen: Timeline) -> str:
 
 
 def _memory(story: Mapping[str, Any], seen: Timeline) -> str:
-    if not seen.limits or seen.limits[0][1] is None:
+    if all(limit is None for _, limit in seen.limits):
         return ""
-    sizes = [format_bytes(limit) if limit is not None else "no limit" for _, limit in seen.limits]
+    sizes = [format_bytes(limit) if limit is not None else "none" for _, limit in seen.limits]
     granted = [one for one in story["resizes"] if one["outcome"] == "actuated"]
     others = [one for one in story["resizes"] if one["outcome"] != "actuated"]
     peak = max((one["peak_bytes"] or 0 for one in story["attempts"]), default=0)

@@ -52,32 +52,39 @@ class Aggregate:
 
 
 def sum(x: Expr | str) -> Aggregate:
-    """The sum of the values that are not null; null if there is none."""
+    """The sum of the values that are not null; null if there is none.
+
+    Of signed integers and booleans int64, of unsigned ones uint64, of decimals ``decimal(38, s)``: exact, and an ``InputError`` beyond
+    it. Of floats float64; the last digits may differ from run to run.
+    """
     return Aggregate("sum", as_column(x))
 
 
 def mean(x: Expr | str) -> Aggregate:
-    """The mean of the values that are not null; null if there is none."""
+    """The mean of the values that are not null, as float64; null if there is none.
+
+    Of integers and decimals: the exact sum, divided once.
+    """
     return Aggregate("mean", as_column(x))
 
 
 def min(x: Expr | str) -> Aggregate:
-    """The smallest value that is not null. NaN is greater than every number."""
+    """The smallest value that is not null, in its own type; null if there is none. NaN is greater than every number."""
     return Aggregate("min", as_column(x))
 
 
 def max(x: Expr | str) -> Aggregate:
-    """The greatest value that is not null. NaN is greater than every number."""
+    """The greatest value that is not null, in its own type; null if there is none. NaN is greater than every number."""
     return Aggregate("max", as_column(x))
 
 
 def count(x: Expr | str | None = None) -> Aggregate:
-    """``count()``: the number of rows. ``count("x")``: the number of values that are not null."""
+    """``count()``: the number of rows. ``count("x")``: the number of values that are not null. int64, never null."""
     return Aggregate("count", None if x is None else as_column(x))
 
 
 def count_distinct(x: Expr | str) -> Aggregate:
-    """The exact number of different values that are not null."""
+    """The exact number of different values that are not null, as int64. NaN is one value. It keeps the different values of a group."""
     return Aggregate("count_distinct", as_column(x))
 
 
@@ -92,27 +99,36 @@ def last(x: Expr | str) -> Aggregate:
 
 
 def any(x: Expr | str) -> Aggregate:
-    """Whether one of the values is true. Nulls are skipped; null if there is no value."""
+    """Whether one of the values is true. Nulls are skipped; null if there is no value.
+
+    Errors: ``PlanError`` for other than booleans.
+    """
     return Aggregate("any", as_column(x))
 
 
 def all(x: Expr | str) -> Aggregate:
-    """Whether every value is true. Nulls are skipped; null if there is no value."""
+    """Whether every value is true. Nulls are skipped; null if there is no value. Errors: as ``any``."""
     return Aggregate("all", as_column(x))
 
 
 def stddev(x: Expr | str, ddof: int = 1) -> Aggregate:
-    """The standard deviation; of a sample by default (``ddof=1``), of a population with ``ddof=0``."""
+    """The standard deviation, as float64; of a sample by default (``ddof=1``), of a population with ``ddof=0``.
+
+    Null for fewer than ``ddof + 1`` values. Errors: ``PlanError`` for a ``ddof`` that is no whole number from 0.
+    """
     return Aggregate("stddev", as_column(x), (("ddof", _ddof(ddof)),))
 
 
 def variance(x: Expr | str, ddof: int = 1) -> Aggregate:
-    """The variance; of a sample by default (``ddof=1``), of a population with ``ddof=0``."""
+    """The variance, as float64; of a sample by default (``ddof=1``), of a population with ``ddof=0``. Else as ``stddev``."""
     return Aggregate("variance", as_column(x), (("ddof", _ddof(ddof)),))
 
 
 def quantile(x: Expr | str, q: float = 0.5) -> Aggregate:
-    """The exact quantile, with linear interpolation. It keeps every value of a group: memory grows with the rows."""
+    """The exact quantile, as float64, with linear interpolation; ``q`` from 0 to 1, 0.5 is the median.
+
+    It keeps every value of a group: memory grows with the rows. Errors: ``PlanError`` for another ``q``.
+    """
     if isinstance(q, bool) or not isinstance(q, (int, float)) or not 0 <= q <= 1:
         raise PlanError(f"quantile needs q between 0 and 1, not {q!r}", "0.5 is the median")
     return Aggregate("quantile", as_column(x), (("q", float(q)),))

@@ -114,6 +114,7 @@ class Expr:
         return _call("abs", self)
 
     def abs(self) -> Expr:
+        """Its absolute value; of the smallest integer of a type an error, since it does not fit."""
         return _call("abs", self)
 
     # Logic: of booleans with three values (null is "unknown"), of integers bit by bit
@@ -178,6 +179,7 @@ class Expr:
         return _call("is_null", self)
 
     def is_not_null(self) -> Expr:
+        """Whether it is not null. Also called ``is_valid``."""
         return _call("is_not_null", self)
 
     is_valid = is_not_null
@@ -376,14 +378,21 @@ fn = Functions()
 
 
 def col(name: str) -> Expr:
-    """The column called ``name``."""
+    """The column called ``name``. Whether there is one is seen when the pipeline is planned.
+
+    Errors: ``PlanError`` for other than a string.
+    """
     if not isinstance(name, str):
         raise PlanError(f"a column is named by a string, not by {name!r}", 'write col("name")')
     return Column(name)
 
 
 def lit(value: Any, type: TypeLike | None = None) -> Expr:
-    """A constant. Without ``type`` it takes the narrowest exact type that suits what it meets."""
+    """A constant: a Python value, a ``decimal.Decimal``, a date or time, or a pyarrow scalar.
+
+    Without ``type`` it takes the narrowest exact type that suits what it meets: ``0.05`` beside a decimal is the decimal 0.05. Plain
+    values in expressions become constants by themselves; this is for where there is none beside it, and for ``lit(None, "int64")``.
+    """
     if isinstance(value, Expr):
         return value if type is None else value.cast(type)
     value = plain(value)
@@ -392,7 +401,10 @@ def lit(value: Any, type: TypeLike | None = None) -> Expr:
 
 
 def when(condition: Any) -> When:
-    """``when(c).then(x).when(d).then(y).otherwise(z)``: the first true condition decides."""
+    """``when(c).then(x).when(d).then(y).otherwise(z)``: the first true condition decides; null is not true.
+
+    The branches get a type that holds them all. ``otherwise(None)`` gives null. An error in a branch counts only in rows that take it.
+    """
     return When((), condition)
 
 

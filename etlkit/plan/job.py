@@ -25,7 +25,7 @@ from .pipeline import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A named function from parameters to one pipeline or several, each ending in a sink."""
+    """A named function from parameters to one pipeline or several, each ending in a sink. Made by ``@ek.job``."""
 
     name: str
     fn: Callable[..., Pipeline | Sequence[Pipeline]]
@@ -36,7 +36,10 @@ class Job:
         return self.fn(*args, **kwargs)
 
     def bind(self, given: Mapping[str, object]) -> dict[str, object]:
-        """All parameters with values: ``given`` ones, strings converted by annotation, then defaults."""
+        """All parameters with values: ``given`` ones, strings converted by annotation, then defaults.
+
+        Errors: ``UsageError`` for a name that is no parameter, a value that is not of its type, or one that is missing.
+        """
         values: dict[str, object] = {}
         for name in given:
             if name not in self.parameters:
@@ -58,7 +61,10 @@ class Job:
         return values
 
     def pipelines(self, parameters: Mapping[str, object]) -> tuple[Pipeline, ...]:
-        """The pipelines for these parameters. An exception of the author's function is raised as it is."""
+        """The pipelines for these parameters. An exception of the author's function is raised as it is.
+
+        Errors: ``ConfigError`` for what is no pipeline, or one without a sink.
+        """
         return as_pipelines(self.fn(**parameters), f"job '{self.name}'")
 
 
@@ -74,7 +80,14 @@ def as_pipelines(made: object, whose: str) -> tuple[Pipeline, ...]:
 
 
 def job(fn: Callable[..., Pipeline | Sequence[Pipeline]]) -> Job:
-    """Make a function a job. Its parameters become ``--set name=value``, its docstring the description."""
+    """Make a function a job: ``@ek.job``. Its parameters become ``--set name=value``, its docstring the description.
+
+    The function returns a pipeline that ends in a sink, or a list of them; their outputs appear together. Values from the command line
+    are converted by the parameter's annotation: ``str``, ``int``, ``float``, ``bool``, ``Path``, dates and times, lists of them (with
+    commas), ``X | None``. Parameters are part of a run's identity, and are logged: no place for secrets.
+
+    Errors: ``ConfigError`` for ``*args`` or ``**kwargs``.
+    """
     parameters = dict(inspect.signature(fn).parameters)
     for name, parameter in parameters.items():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):

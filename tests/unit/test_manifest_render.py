@@ -191,6 +191,7 @@ def test_a_job_that_can_not_fit_under_its_cap_is_refused():
 
 def test_the_first_size_is_never_over_the_cap():
     assert choose(max_memory_bytes=300 * MIB, learned=Learned(900 * MIB)).memory_bytes == 300 * MIB
+    assert choose(learned=Learned(20 * MIB)).memory_bytes == 192 * MIB, "with less it could not even start"
     assert choose(max_memory_bytes=300 * MIB).memory_bytes == 300 * MIB
 
 

@@ -259,6 +259,16 @@ def test_the_summary_says_what_came_out_and_what_to_type_next(tmp_path):
         assert words in text, text
 
 
+def test_the_summary_of_a_run_that_began_without_a_limit_tells_the_limits_that_came(tmp_path):
+    state = make_state(tmp_path / "s", attempts=[attempt(1), attempt(2, ended_at=at(3), exit_code=75, peak_bytes=GIB)])
+    write_events(
+        state,
+        ("attempt_started", 0, {"attempt": 1, "run_id": "r", "limit_bytes": None}),
+        ("attempt_started", 2, {"attempt": 2, "run_id": "r", "limit_bytes": 2 * GIB}),
+    )
+    assert "Memory limit none → 2 GiB; at most 1 GiB were in use" in summarise(state)
+
+
 def test_the_summary_of_an_interrupted_run_promises_no_output(tmp_path):
     resize = {**dict.fromkeys(RESIZE), "at": at(1), "outcome": "refused"}
     state = make_state(tmp_path / "s", attempts=[attempt(1, ended_at=at(2), exit_code=75)], resizes=[resize])
