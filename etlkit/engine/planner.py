@@ -157,7 +157,9 @@ class _Lowering:
                 made = [renamed.get(name, name) for name in names]
                 twice = next((name for name in made if made.count(name) > 1), None)
                 if twice is not None:
-                    raise PlanError(f"rename: two columns would be called '{twice}'", "drop one, or give it another name")
+                    raise PlanError(
+                        f"rename: two columns would be called '{twice}'", "drop one, or give it another name"
+                    )
                 return self._with(stream, ProjectOp(tuple(zip(made, map(col, names), strict=True))))
             case nodes.Drop(_, dropped):
                 self._known(dropped, names, "drop")

@@ -3,7 +3,7 @@
 A block's language says what is done with it:
 
 * ``console``: lines that begin with ``$ `` are typed, in the page's order and in one folder; what stands below one is its output.
-* ``sh``: every line is typed. So is a block without a language that begins with a command.
+* ``sh``: every line is typed. So is a block without a language, or an indented one, that begins with a command.
 * ``python``: executed, a page's blocks in one namespace; one that begins with a docstring naming a ``.py`` file becomes that file.
 * ``toml``: an ``etlkit.toml``, read as etlkit reads it. ``yaml``, ``json``: parsed.
 * ``text``, and a block without a language: shown only; no line may look like something to type.
@@ -39,7 +39,6 @@ PROGRAMS = (
 NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"\bkubectl\b", "needs a cluster"),
     (r"^etlkit (submit|status|logs|resize)\b", "needs a cluster"),
-    (r"\bgit clone\b", "needs the network"),
     (r"\bpip install\b", "needs the network"),
     (r"^make (test|check|docs)\b|-m pytest\b", "it is what runs this"),
     (r"^make environment\b|^scripts/environment\b", "it would change the environment that runs this"),
@@ -88,7 +87,7 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
     lines = text.splitlines()
     for token in MarkdownIt("commonmark").parse(text):
-        if token.type != "fence" or token.map is None:
+        if token.type not in ("fence", "code_block") or token.map is None:
             continue
         language = token.info.split()[0] if token.info.strip() else ""
         if language.startswith("{"):  # a directive of the site's builder
