@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import mmap
 import sys
+import threading
+
+STEP_BYTES = 1 << 20
+"""It grows by no less than this."""
 
 
 class Reserve:
-    """One thread's. ``hold`` and ``let_go`` may be called again and again."""
+    """Thread-safe. ``hold`` and ``let_go`` may be called again and again."""
 
-    def __init__(self, size_bytes: int) -> None:
-        self._size_bytes = size_bytes
-        self._mapped: mmap.mmap | None = None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._mapped: list[mmap.mmap] = []
+        self.held_bytes = 0
 
-    @property
-    def held(self) -> bool:
-        return self._mapped is not None
-
-    def hold(self) -> bool:
-        """Map it, if it is not. False: there is no room for it now."""
-        if self._mapped is None and sys.platform.startswith("linux"):
+    def hold(self, size_bytes: int) -> bool:
+        """Keep at least so much. False: there is no room for it now; what was kept stays kept."""
+        with self._lock:
+            missing = size_bytes - self.held_bytes
+            if missing < STEP_BYTES or not sys.platform.startswith("linux"):
+                return True
             try:
-                self._mapped = mmap.mmap(-1, self._size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                self._mapped.append(mmap.mmap(-1, missing, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
             except OSError:
                 return False
-        return True
+            self.held_bytes += missing
+            return True
 
     def let_go(self) -> None:
-        if self._mapped is not None:
-            self._mapped.close()
-            self._mapped = None
+        with self._lock:
+            for mapped in self._mapped:
+                mapped.close()
+            self._mapped.clear()
+            self.held_bytes = 0

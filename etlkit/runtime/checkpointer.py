@@ -45,8 +45,9 @@ FAN_IN, FAN_IN_OF_ROWS = 8, 64
 
 PAUSE_S = 10.0
 """How long running splits are waited for when a checkpoint needs their memory."""
-RESERVE_BYTES = 6 << 20
-"""Kept under the wall for a checkpoint when memory has run out: one cell folded, one section made of it. Measured: ADR 11."""
+RESERVE_BYTES, RESERVE_CELLS = 6 << 20, 4
+"""Kept under the wall for a checkpoint when memory has run out: so much, and so many times the state of one partition, since each is
+folded before it is written. Measured: ADR 11."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ class Checkpointer:
         }
         self._unseen: list[tuple[int, Part]] = []
         """Committed, and not shown yet, of the sinks that show early."""
-        self._reserve = Reserve(RESERVE_BYTES)
+        self._reserve = Reserve()
+        self._writing_alone = False
         self.busy = False
         self._lock = threading.Lock()
         self._urgent = 0
@@ -130,13 +132,16 @@ class Checkpointer:
         self.last_commit_s = time.monotonic()
 
     def start(self) -> None:
-        self._keep_reserve()
+        self.keep_reserve()
         self._thread.start()
 
-    def _keep_reserve(self) -> None:
-        wall = self._executor.bench.wall
-        if wall is not None and not wall.unavailable:
-            self._reserve.hold()
+    def keep_reserve(self) -> None:
+        """Have room for a checkpoint of the state that there is. At each look: while state grows, there is room to grow with it."""
+        wall, exchange = self._executor.bench.wall, self._executor.exchange
+        if wall is None or wall.placement is None or self._writing_alone:
+            return
+        cell_bytes = exchange.bytes // exchange.partitions if exchange is not None else 0
+        self._reserve.hold(RESERVE_BYTES + RESERVE_CELLS * cell_bytes)
 
     def _snapshot(self) -> Snapshot:
         snapshot = self._state_dir.snapshot
@@ -173,7 +178,7 @@ class Checkpointer:
                 else:
                     # Its frames hold what was being written: half of all that Arrow had then, as measured.
                     report = self._write_alone(wanted, error.with_traceback(None))
-            self._keep_reserve()
+            self.keep_reserve()
             self.busy = not self._queue.empty()
             self._post(report)
             if isinstance(report, Written) and self._snapshot().phase is Phase.PUBLISHING:
@@ -205,6 +210,7 @@ class Checkpointer:
 
     def _write_alone(self, wanted: Wanted, error: BaseException) -> Report:
         """Memory ran out beside the workers: an intent goes without the state, anything else once they have stopped."""
+        self._writing_alone = True
         try:
             if wanted.then is not None:
                 return self._write_facts(wanted)
@@ -215,7 +221,8 @@ class Checkpointer:
             return NotWritten(wanted, again if not is_allocation_failure(again) else again.with_traceback(None))
         finally:
             # Before the workers take that room, too: the last checkpoint of all may need it.
-            self._keep_reserve()
+            self._writing_alone = False
+            self.keep_reserve()
             self._executor.resume()
 
     def _make_room(self) -> None:

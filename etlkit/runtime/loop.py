@@ -150,6 +150,7 @@ class Loop:
             self._dirty_since_s = at_s
         unsaved_s = at_s - self._dirty_since_s if self._dirty_since_s is not None else 0.0
         observed = self.gauge.look(at_s, self.policy, unsaved_s, saving=self.checkpointer.busy)
+        self.checkpointer.keep_reserve()
         sample = self.gauge.sample
         self._learn(at_s)
         self._look_at_cores(at_s)

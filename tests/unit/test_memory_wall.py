@@ -144,14 +144,15 @@ def test_what_is_kept_under_the_wall_counts_as_data_is_charged_to_nobody_and_can
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(lines["VmData"].split()[0]) * 1024, int(lines["RssAnon"].split()[0]) * 1024
 
-    reserve = Reserve(64 * MIB)
+    reserve = Reserve()
     data, touched = sizes()
-    assert reserve.hold() and reserve.hold() and reserve.held
+    assert reserve.hold(16 * MIB) and reserve.hold(64 * MIB) and reserve.hold(8 * MIB)
     held = sizes()
+    assert reserve.held_bytes == 64 * MIB, "it grows to what is asked for, and does not shrink"
     assert 60 * MIB < held[0] - data < 70 * MIB and held[1] - touched < 8 * MIB
     reserve.let_go()
     reserve.let_go()
-    assert not reserve.held and sizes()[0] - data < 8 * MIB
+    assert not reserve.held_bytes and sizes()[0] - data < 8 * MIB
 
 
 def test_no_room_to_keep_is_no_error() -> None:
@@ -160,13 +161,13 @@ def test_no_room_to_keep_is_no_error() -> None:
         "import resource\n"
         "from etlkit.memory.reserve import Reserve\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, resource.RLIM_INFINITY))\n"
-        "reserve = Reserve(128 << 20)\n"
-        "print(reserve.hold(), reserve.held)\n"
+        "reserve = Reserve()\n"
+        "print(reserve.hold(8 << 20), reserve.hold(128 << 20), reserve.held_bytes >> 20)\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
-        "print(reserve.hold(), reserve.held)\n"
+        "print(reserve.hold(128 << 20), reserve.held_bytes >> 20)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False", "True", "True"]
+    assert done.stdout.split() == ["True", "False", "8", "True", "128"]
 
 
 def test_importing_memory_needs_the_standard_library_alone() -> None:
