@@ -71,6 +71,8 @@ class Written:
     committed: Committed
     wanted: Wanted
     splits_done: int
+    captured_s: float | None
+    """When it was cut: what is finished later is not in it. None if it holds facts alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,7 @@ class Checkpointer:
         committed = self._state_dir.commit(Delta(wanted.reason, {}, wanted.facts, self._snapshot().phase))
         if wanted.then is not None:
             wanted.then()
-        return Written(committed, wanted, 0)
+        return Written(committed, wanted, 0, None)
 
     def _write(self, wanted: Wanted) -> Report:
         executor = self._executor
@@ -278,7 +280,7 @@ class Checkpointer:
         if wanted.then is not None:
             wanted.then()
         executor.committed(capture, self._snapshot())
-        return Written(committed, wanted, capture.splits_done)
+        return Written(committed, wanted, capture.splits_done, began_s)
 
     def _leave_something(self, capture: Capture) -> None:
         """An output without rows still says its columns, so that readers can open it."""

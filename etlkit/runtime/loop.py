@@ -41,6 +41,8 @@ RETRY_SPLIT_S = 0.2
 """Between two tries of a split that finds no memory, from the second on, with a look in between."""
 RETRY_S = 1.0
 """Before a checkpoint that a stage's end needs is tried again."""
+HOLD_AT = 2.0
+"""Intervals of unsaved work beside a checkpoint that is being written, at which no split starts any more."""
 PERMANENT = frozenset({Exit.BAD_INPUT, Exit.CONFIG, Exit.USAGE})
 """Ends that starting again cannot mend: written down, so that a later start fails fast (F25)."""
 
@@ -100,6 +102,7 @@ class Loop:
         self._next_progress_s = 0.0
         self._saved_splits = 0
         self._dirty_since_s: float | None = None
+        self._held_back = False
         self._go_on_after: str | None = None
         self._resizes: list[dict[str, Any]] = [dict(one) for one in opened.snapshot.facts.get("resizes") or []]
         self._asked_at_s = 0.0
@@ -149,6 +152,7 @@ class Loop:
         if figures.splits_done > self._saved_splits and self._dirty_since_s is None:
             self._dirty_since_s = at_s
         unsaved_s = at_s - self._dirty_since_s if self._dirty_since_s is not None else 0.0
+        self._hold_back(unsaved_s)
         observed = self.gauge.look(at_s, self.policy, unsaved_s, saving=self.checkpointer.busy)
         self.checkpointer.keep_reserve()
         sample = self.gauge.sample
@@ -168,6 +172,21 @@ class Loop:
         if at_s >= self._next_progress_s:
             self._next_progress_s = at_s + PROGRESS_EVERY_S
             self._progress()
+
+    def _hold_back(self, unsaved_s: float) -> None:
+        """Work that would be lost goes on growing while a checkpoint is written, and the writer shares the cores with it. Where the
+        author has set the bound, no split starts any more at twice the bound, until the checkpoint is there."""
+        every_s = self.policy.checkpoint_every_s
+        if self._held_back or every_s is None or not self.policy.every_is_bound or not self.checkpointer.busy:
+            return
+        if unsaved_s > HOLD_AT * every_s:
+            self._held_back = True
+            self.executor.pause(0.0)
+
+    def _let_go(self) -> None:
+        if self._held_back:
+            self._held_back = False
+            self.executor.resume()
 
     def _learn(self, at_s: float) -> None:
         """What this look teaches about the job, told as events."""
@@ -268,6 +287,7 @@ class Loop:
                 self._spill_again()
             case saving.Skipped(wanted):
                 self._dirty_since_s = None
+                self._let_go()
                 self._go_on_if(wanted.reason)
                 self._spill_again()
             case saving.NotWritten(wanted, error):
@@ -350,8 +370,12 @@ class Loop:
         committed = event.committed
         if committed.bytes > 1 << 20:
             self.gauge.spill_s = committed.duration_s
-        self._saved_splits = event.splits_done
-        self._dirty_since_s = None
+        if event.captured_s is not None:
+            # What was finished while it was written is not in it.
+            more = self.executor.figures().splits_done > event.splits_done
+            self._saved_splits = event.splits_done
+            self._dirty_since_s = event.captured_s if more else None
+        self._let_go()
         self.emit(
             "checkpoint",
             id=committed.id,
@@ -370,6 +394,7 @@ class Loop:
     def _not_written(self, wanted: Wanted, error: BaseException) -> None:
         known = as_state_error(error)
         self._failure = known
+        self._let_go()
         self.emit("checkpoint_failed", reason=wanted.reason, error=str(known))
         if not isinstance(known, FencedError) and known.exit_code in PERMANENT:
             self._step(events.WorkFailed(now_s(), int(known.exit_code), str(known)))
