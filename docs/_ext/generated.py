@@ -68,14 +68,15 @@ def setting_rows() -> list[tuple[str, ...]]:
     rows = []
     for key in settings._KEYS:
         verbs = _options(key.name)
-        option = f"`--{key.name.replace('_', '-')}` of {', '.join(verbs)}" if verbs else "–"
+        option = f" Option `--{key.name.replace('_', '-')}` of {', '.join(verbs)}." if verbs else ""
         value = _shown(key.field, getattr(default, key.field))
-        rows.append((f"`{key.name}`", f"`{key.variable}`", option, value, key.expects, _meaning(found, key.field)))
+        meaning = f"{_meaning(found, key.field)} Value: {key.expects}.{option}"
+        rows.append((f"`{key.name}`", f"`{key.variable}`", value, meaning))
     return rows
 
 
 def settings_table() -> str:
-    head = ("key in etlkit.toml", "environment", "option", "default", "value", "meaning")
+    head = ("key in etlkit.toml", "environment", "default", "meaning")
     return _table(head, setting_rows())
 
 

@@ -42,7 +42,10 @@ NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"\bpip install\b", "needs the network"),
     (r"^make (test|check|docs)\b|-m pytest\b", "it is what runs this"),
     (r"^make environment\b|^scripts/environment\b", "it would change the environment that runs this"),
-    (r"^etlkit bench \w|-m benchmarks\.", "takes minutes; tests/unit/test_benchmarks.py runs the short forms"),
+    (
+        r"^etlkit bench (\w|--against)|-m benchmarks\.",
+        "takes minutes; tests/unit/test_benchmarks.py runs the short forms",
+    ),
     (r"\bairflow\b|KubernetesPodOperator\(", "needs Airflow"),
     (r"PipesK8sClient\(|execute_k8s_job", "needs Dagster"),
 )
