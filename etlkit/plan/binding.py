@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import InputError, PlanError
-from . import literals, operators
+from . import decimals, literals, operators
 from .canonical import resolve_type
 from .decimals import Datum
 from .expr import Call, Column, Expr, Literal, TypeName
 from .operands import Operand, StepError, broadcast, decoder
 from .predicates import predicate_bounds
+from .unscaled import Unscaled
 
 __all__ = ["Bound", "bind", "predicate_bounds"]
 
@@ -52,6 +53,8 @@ class Bound:
     type: pa.DataType
     steps: tuple[Step, ...]
     columns: frozenset[str]
+    short: Together | None = None
+    """The same with decimals as whole numbers, where that can be: tried first."""
 
     def evaluate(self, batch: pa.RecordBatch) -> pa.Array:
         """One value a row. ``InputError`` names the expression where a value of the batch makes it impossible."""
@@ -66,6 +69,12 @@ class Bound:
 
     def datum(self, batch: pa.RecordBatch) -> Datum:
         """As ``evaluate``, but a constant stays a scalar."""
+        if self.short is not None:
+            try:
+                (value,) = self.short.run(batch)
+                return value if self.short.scales[0] is None else decimals.widen(value, self.type)
+            except pa.ArrowInvalid:
+                pass  # too large for that, or wrong: the long way will tell
         try:
             return self.run(batch)
         except StepError as failed:
@@ -102,7 +111,73 @@ def bind(expr: Expr, schema: pa.Schema) -> Bound:
         operand = binder.operand(expr)
     except RecursionError as error:
         raise PlanError("an expression is nested too deeply", "use isin for long lists of alternatives") from error
-    return Bound(expr, operand.type, binder.program(operand.register), expr.columns())
+    bound = Bound(expr, operand.type, binder.program(operand.register), expr.columns())
+    return replace(bound, short=_short(binder, expr))
+
+
+def _short(binder: _Binder, expr: Expr) -> Together | None:
+    lowered = Unscaled(binder)
+    kind = binder.type_of(expr)
+    scale = None
+    if pa.types.is_decimal128(kind):
+        number = lowered.number(expr)
+        if number is None or number[1] != kind.scale:
+            return None
+        register, scale = number
+    elif pa.types.is_boolean(kind) and isinstance(expr, Call):
+        register = lowered.condition(expr)
+        if not lowered.used:
+            return None
+    else:
+        return None
+    steps, places = binder.programs([register])
+    return Together(steps, places, (scale,))
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several expressions over batches of one schema, computed in one go: a branch that they share once."""
+
+    steps: tuple[Step, ...]
+    results: tuple[int, ...]
+    scales: tuple[int | None, ...]
+    """Of results that are the unscaled values of decimals, as int64; None for all others."""
+
+    def run(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """``pa.ArrowInvalid`` also where only the short way is barred: a whole number that leaves int64."""
+        registers: list[Datum | None] = [None] * len(self.steps)
+        for index, step in enumerate(self.steps):
+            if step.column is not None:
+                registers[index] = step.run(batch.column(step.column))
+            elif step.takes_batch:
+                registers[index] = step.run(batch)
+            else:
+                registers[index] = step.run(*(registers[i] for i in step.inputs))
+            for register in step.frees:
+                registers[register] = None
+        return [broadcast(registers[result], batch.num_rows) for result in self.results]
+
+
+def bind_together(exprs: Sequence[Expr], schema: pa.Schema, unscaled: Sequence[bool] = ()) -> Together:
+    """``exprs`` that were bound to ``schema`` before, so that nothing can be wrong with them.
+
+    ``unscaled``: whose decimals may come as int64, where they can be computed so. A condition compares decimals that way.
+    """
+    binder = _Binder(schema, exprs[0])
+    short = Unscaled(binder)
+    results: list[int] = []
+    scales: list[int | None] = []
+    for at, expr in enumerate(exprs):
+        kind = binder.type_of(expr)
+        number = short.number(expr) if unscaled and unscaled[at] and pa.types.is_decimal(kind) else None
+        if number is not None and number[1] == kind.scale:
+            results.append(number[0])
+            scales.append(number[1])
+        else:
+            results.append(short.condition(expr) if pa.types.is_boolean(kind) else binder.plain(expr))
+            scales.append(None)
+    steps, places = binder.programs(results)
+    return Together(steps, places, tuple(scales))
 
 
 class _Binder:
@@ -156,21 +231,42 @@ class _Binder:
 
     def program(self, result: int) -> tuple[Step, ...]:
         """The steps that ``result`` needs, renumbered, with what each frees."""
-        needed = {result}
-        for index in range(result, -1, -1):
+        return self.programs([result])[0]
+
+    def programs(self, results: Sequence[int]) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+        """The steps that ``results`` need, renumbered, with what each frees, and the places of the results."""
+        needed = set(results)
+        for index in range(max(results), -1, -1):
             if index in needed:
                 needed.update(self._steps[index].inputs)
         order = sorted(needed)
         place = {old: new for new, old in enumerate(order)}
-        last_use = {i: index for index in order for i in self._steps[index].inputs}
-        return tuple(
+        last_use = {i: index for index in order for i in self._steps[index].inputs if i not in results}
+        steps = tuple(
             replace(
                 step,
                 inputs=tuple(place[i] for i in step.inputs),
-                frees=tuple({place[i] for i in step.inputs if last_use[i] == index}),
+                frees=tuple({place[i] for i in step.inputs if last_use.get(i) == index}),
             )
             for index, step in ((index, self._steps[index]) for index in order)
         )
+        return steps, tuple(place[result] for result in results)
+
+    # What ``unscaled`` builds on.
+
+    def type_of(self, expr: Expr) -> pa.DataType:
+        return _field(expr, self._schema, self._whole).type if isinstance(expr, Column) else self.operand(expr).type
+
+    def plain(self, expr: Expr) -> int:
+        if isinstance(expr, Column):  # as it is, dictionary or not
+            return self.column(expr, _same, self.type_of(expr))
+        return self.operand(expr).register
+
+    def column(self, expr: Column, run: Run, kind: pa.DataType) -> int:
+        return self._add(Step(expr, run, (), column=expr.name), pa.array([], kind)).register
+
+    def step(self, expr: Expr, run: Run, kind: pa.DataType, *inputs: int) -> int:
+        return self._add(Step(expr, run, inputs), pa.array([], kind)).register
 
     def _add(self, step: Step, sample: Datum) -> Operand:
         self._steps.append(step)

@@ -15,7 +15,6 @@ A decimal array is trusted to keep its declared precision, as pyarrow's kernels 
 from __future__ import annotations
 
 from decimal import Decimal
-from functools import lru_cache
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -25,7 +24,6 @@ Datum: TypeAlias = "pa.Array | pa.Scalar"
 
 NARROW_DIGITS = 18
 """Every decimal of so many digits, unscaled, fits an int64."""
-_ROWS_AT_ONCE = 1 << 16
 _INTEGER_DIGITS = {"int8": 3, "int16": 5, "int32": 10, "int64": 19, "uint8": 3, "uint16": 5, "uint32": 10, "uint64": 20}
 
 
@@ -109,22 +107,18 @@ def narrow(array: pa.Array) -> pa.Array:
         array = array.cast(pa.decimal128(NARROW_DIGITS, kind.scale))
     elif not pa.types.is_decimal128(kind):
         array = array.cast(pa.decimal128(kind.precision, kind.scale))
-    rows = len(array)
-    if rows == 0:
-        return pa.array([], pa.int64())
-    # Taking each low word costs 1.3 ns a value, a checked cast to decimal64 2.8.
-    words = pa.Array.from_buffers(pa.int64(), 2 * rows, [None, array.buffers()[1]], offset=2 * array.offset)
-    pieces = [
-        words.slice(2 * start, 2 * _ROWS_AT_ONCE).take(_even_numbers(min(_ROWS_AT_ONCE, rows - start)))
-        for start in range(0, rows, _ROWS_AT_ONCE)
-    ]
-    low = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
-    return low if array.null_count == 0 else pc.if_else(array.is_valid(), low, pa.scalar(None, pa.int64()))
+    # Unchecked, since every value fits: a checked cast takes eight times as long.
+    short = array.cast(pa.decimal64(array.type.precision, array.type.scale), safe=False)
+    return pa.Array.from_buffers(pa.int64(), len(short), short.buffers(), short.null_count, short.offset)
 
 
 def widen(unscaled: pa.Array, kind: pa.DataType) -> pa.Array:
     """The inverse of ``narrow``: int64 values that ``kind`` is known to hold, as decimals of ``kind``."""
-    whole = unscaled.cast(pa.decimal128(19, 0))
+    # Unchecked by way of decimal64, which is only another name for the same words: the checked cast takes ten times as long.
+    short = pa.Array.from_buffers(
+        pa.decimal64(NARROW_DIGITS, 0), len(unscaled), unscaled.buffers(), unscaled.null_count, unscaled.offset
+    )
+    whole = short.cast(pa.decimal128(38, 0), safe=False)
     digits = max(kind.precision, kind.scale, 1) if pa.types.is_decimal128(kind) else 38
     labelled = pa.Array.from_buffers(
         pa.decimal128(digits, kind.scale), len(whole), whole.buffers(), whole.null_count, whole.offset
@@ -140,15 +134,6 @@ def unscaled(number: Decimal, scale: int) -> int:
     shift = int(exponent + scale)
     size = size * int(10**shift) if shift >= 0 else size // int(10**-shift)
     return -size if sign else size
-
-
-@lru_cache(maxsize=1)
-def _all_even_numbers() -> pa.Array:
-    return pa.array(range(0, 2 * _ROWS_AT_ONCE, 2), pa.int32())
-
-
-def _even_numbers(count: int) -> pa.Array:
-    return _all_even_numbers().slice(0, count)
 
 
 def _wide(left: pa.DataType, right: pa.DataType) -> bool:
