@@ -67,6 +67,16 @@ class Accumulator(Protocol):
         """Whether merging asks which group each row fell into."""
         ...
 
+    @property
+    def column(self) -> str | None:
+        """The raw column that it reads."""
+        ...
+
+    @property
+    def takes_unscaled(self) -> bool:
+        """Whether a decimal may come as its unscaled value, an int64 or int32."""
+        ...
+
     def fold(self, raw: pa.Table) -> list[Request]: ...
 
     def folded(self, grouping: Grouping) -> list[pa.Array]: ...
@@ -95,6 +105,7 @@ class Count:
     state = (pa.int64(),)
     result = pa.int64()
     needs_groups = False
+    takes_unscaled = True
 
     def fold(self, raw: pa.Table) -> list[Request]:
         mode = "all" if self.column is None else "only_valid"
@@ -121,6 +132,7 @@ class Extreme:
     function: str
     form: Form
     needs_groups = False
+    takes_unscaled = True
 
     @property
     def state(self) -> tuple[pa.DataType, ...]:
@@ -155,6 +167,7 @@ class Edge:
     function: str
     form: Form
     needs_groups = False
+    takes_unscaled = False
 
     @property
     def state(self) -> tuple[pa.DataType, ...]:

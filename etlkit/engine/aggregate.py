@@ -25,6 +25,7 @@ from ..plan.binding import Bound, bind
 from ..plan.expr import Expr, col
 from . import accumulators as acc
 from . import spreads, sums
+from .packing import unpacked
 from .physical import Form, Use, count_up, form_of
 
 _GLOBAL_KEY = "k0"
@@ -64,6 +65,8 @@ class AggregatePlan:
     schema: pa.Schema
     """Of the result: keys, then aggregates."""
     needs_position: bool
+    unscaled: frozenset[str] = frozenset()
+    """Decimals of more than 18 digits that may travel as int64 where their values allow it, by private name."""
 
     @property
     def foldable(self) -> bool:
@@ -152,6 +155,7 @@ class AggregatePlan:
 
     def _partials(self, groups: pa.Table, states: Sequence[Sequence[pa.Array]]) -> pa.Table:
         columns = [acc.one_array(column) for column in groups.columns] + [a for several in states for a in several]
+        columns = [unpacked(column, kind) for column, kind in zip(columns, self.partial_schema.types, strict=True)]
         return pa.table(columns, schema=self.partial_schema)
 
 
@@ -209,6 +213,7 @@ class _Planner:
             partial_schema=pa.schema([*folded_fields, *state_fields]),
             schema=pa.schema(result),
             needs_position=needs_position,
+            unscaled=_may_be_unscaled(values, outputs),
         )
         _try_out(plan, self._schema)
         return plan
@@ -271,6 +276,11 @@ class _Planner:
         if kind in ("stddev", "variance"):
             return spreads.Spread(self._value(name, aggregate, "number").name, kind == "stddev", options["ddof"])
         raise PlanError(f"{label}: there is no aggregate '{kind}'", "see etlkit.plan.aggregates for the ones there are")
+
+
+def _may_be_unscaled(values: Sequence[RawColumn], outputs: Sequence[Output]) -> frozenset[str]:
+    refusing = {o.accumulator.column for o in outputs if not o.accumulator.takes_unscaled}
+    return frozenset(v.name for v in values if pa.types.is_decimal128(v.form.physical)) - refusing
 
 
 def _sum_of(raw: RawColumn, label: str) -> sums.WholeSum | sums.WideSum:

@@ -105,12 +105,12 @@ class ExchangeState:
     def ids(self, batch: pa.RecordBatch) -> pa.Array | None:
         return self._router.ids(batch, self.partitions, self._boundaries)
 
-    def route(self, batch: pa.RecordBatch, ids: pa.Array | None) -> list[Piece]:
-        """The batch, cut into its partitions."""
+    def route(self, batch: pa.RecordBatch, ids: pa.Array | None, mask: pa.Array | None = None) -> list[Piece]:
+        """The batch, cut into its partitions. ``mask``: the rows that count."""
         a_row = batch.nbytes / max(1, batch.num_rows)
         if not self.combiner.foldable:
             self.packed_row_bytes = max(self.packed_row_bytes, int(a_row) + 1)
-        routed = route(batch, ids, self.partitions)
+        routed = route(batch, ids, self.partitions, mask)
         return [Piece(partition, piece, int(a_row * piece.num_rows)) for partition, piece in routed]
 
     def add(self, split: SplitState) -> None:
@@ -233,7 +233,7 @@ class ExchangeState:
 
 
 def fold_raw(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:
-    return combiner.fold(pa.Table.from_batches(raw, combiner.raw_schema))
+    return combiner.fold(pa.Table.from_batches([together(raw, combiner.raw_schema)]))
 
 
 def drain_cell(combiner: Combiner, cell: Cell) -> pa.Table | None:

@@ -59,20 +59,27 @@ def row_hashes(columns: Sequence[pa.Array]) -> pa.Array:
     return reduce(lambda known, words: _mixed(pc.bit_wise_xor(pc.multiply(known, _ODD_2), words)), more, _mixed(first))
 
 
-def partition_batch(batch: pa.RecordBatch, ids: pa.Array, partitions: int) -> list[tuple[int, pa.RecordBatch]]:
-    """The rows of each partition that has any, in partition order, each in the order of the batch. Slices of one copy."""
+def partition_batch(
+    batch: pa.RecordBatch, ids: pa.Array, partitions: int, mask: pa.Array | None = None
+) -> list[tuple[int, pa.RecordBatch]]:
+    """The rows of each partition that has any, in partition order, each in the order of the batch. Slices of one copy.
+
+    ``mask`` (without nulls): the rows that count.
+    """
     if batch.num_rows == 0:
         return []
     if partitions == 1:
         return [(0, batch)]
-    order = pc.sort_indices(ids)
-    runs = pc.run_end_encode(ids.take(order))
-    moved = batch.take(order)
-    cut, start = [], 0
-    for partition, stop in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
-        cut.append((partition, moved.slice(start, stop - start)))
-        start = stop
-    return cut
+    rows = batch.num_rows
+    if mask is not None:
+        kind = ids.type if partitions < 256 else pa.uint16()
+        ids = pc.if_else(mask, ids.cast(kind), pa.scalar(partitions, kind))  # the others go to the end, and no further
+        rows = mask.true_count
+    order = pc.sort_indices(ids)[:rows]
+    firsts = pa.array(range(partitions), ids.type)
+    bounds = [*pc.search_sorted(ids.take(order), firsts).to_pylist(), rows]
+    moved = pc.take(batch, order, boundscheck=False)
+    return [(at, moved.slice(a, b - a)) for at, (a, b) in enumerate(pairwise(bounds)) if b > a]
 
 
 def _mixed(words: pa.Array) -> pa.Array:

@@ -37,6 +37,11 @@ class Form:
     """Two uses of one column share it where this is the same; empty if the values are just themselves."""
 
     @property
+    def is_same(self) -> bool:
+        """Whether values travel as they are."""
+        return self.forth is _identity
+
+    @property
     def folded(self) -> pa.DataType:
         """The type of a key once rows were folded: those that travel in dictionaries come out of them there."""
         return self.physical.value_type if pa.types.is_dictionary(self.physical) else self.physical

@@ -23,9 +23,10 @@ from ..plan.aggregates import Aggregate, first
 from ..plan.expr import Column, Expr, col
 from ..plan.operands import common_type
 from ..plan.pipeline import Pipeline
-from .aggregate import plan_aggregates
+from .aggregate import AggregatePlan, plan_aggregates
 from .combiners import FirstRows
 from .combiners import rows as rows_of
+from .fused import fuse
 from .growth import recall
 from .join import JoinReducer, plan_join
 from .reducers import Groups, Reducer, Sorted
@@ -206,6 +207,7 @@ class _Lowering:
             combiner = plan_aggregates(keys, asked, inputs[0].schema)
             partitions = self._partitions(inputs, combiner.raw_schema) if keys else 1
             output = ExchangeOutput(combiner, ByHash(len(keys)), partitions, _groups_at_most(streams, keys))
+            inputs = [_fused(one, stream.ops, combiner) for one, stream in zip(inputs, streams, strict=True)]
             index = self._stage("group", inputs, output, combiner.partial_schema)
             return _Met((index,), Groups(combiner), combiner.schema)
 
@@ -405,6 +407,13 @@ class _Lowering:
                 asked = op.predicate.substitute(names)
                 pushed = asked if pushed is None else pushed & asked
         return pushed
+
+
+def _fused(one: ScanInput | ReduceInput, ops: Sequence[Op], plan: AggregatePlan) -> ScanInput | ReduceInput:
+    if not isinstance(one, ScanInput):
+        return one
+    schema = one.source.schema if one.columns is None else pa.schema([one.source.schema.field(n) for n in one.columns])
+    return replace(one, fused=fuse(ops, one.steps, schema, plan))
 
 
 def _at_least_one(schema: pa.Schema, wanted: Sequence[str], keys: Sequence[str]) -> list[str]:

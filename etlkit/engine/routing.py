@@ -61,9 +61,13 @@ class ToOne:
         return None
 
 
-def route(batch: pa.RecordBatch, ids: pa.Array | None, partitions: int) -> list[tuple[int, pa.RecordBatch]]:
-    """(partition, its rows) for each partition that has any, in partition order."""
-    return [(0, batch)] if ids is None else partition_batch(batch, ids, partitions)
+def route(
+    batch: pa.RecordBatch, ids: pa.Array | None, partitions: int, mask: pa.Array | None = None
+) -> list[tuple[int, pa.RecordBatch]]:
+    """(partition, its rows) for each partition that has any, in partition order. ``mask``: the rows that count."""
+    if ids is None:
+        return [(0, batch if mask is None else batch.filter(mask))]
+    return partition_batch(batch, ids, partitions, mask)
 
 
 def to_text(boundaries: pa.Array) -> str:

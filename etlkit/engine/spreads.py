@@ -23,6 +23,7 @@ class Distinct:
     form: Form
     result = pa.int64()
     needs_groups = True
+    takes_unscaled = False
 
     @property
     def state(self) -> tuple[pa.DataType, ...]:
@@ -56,6 +57,7 @@ class Quantile:
     state = (pa.list_(pa.float64()),)
     result = pa.float64()
     needs_groups = True
+    takes_unscaled = False
 
     def fold(self, raw: pa.Table) -> list[Request]:
         return [Request(raw[self.column], "list")]
@@ -104,6 +106,7 @@ class Spread:
     state = (pa.int64(), pa.float64(), pa.float64())
     result = pa.float64()
     needs_groups = True
+    takes_unscaled = False
 
     def fold(self, raw: pa.Table) -> list[Request]:
         column = raw[self.column]

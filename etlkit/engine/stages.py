@@ -10,6 +10,7 @@ from ..io.sink import Sink
 from ..io.source import Source, Split
 from ..plan.expr import Expr
 from .combiners import Combiner
+from .fused import Fused
 from .reducers import Reducer
 from .routing import Router
 from .steps import MapStep, Step
@@ -25,6 +26,8 @@ class ScanInput:
     steps: tuple[Step, ...]
     splits: tuple[Split, ...]
     schema: pa.Schema
+    fused: Fused | None = None
+    """The steps and what the stage's aggregate reads, as one program."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from ..errors import InputError
 from ..plan import decimals
 from .accumulators import SUM_OPTIONS, Count, Grouping, Request
+from .packing import unpacked
 
 _LOW_BITS = 32
 _LOW_MASK = (1 << _LOW_BITS) - 1
@@ -30,6 +31,7 @@ class WholeSum:
     label: str
     state = (pa.int64(), pa.int64())
     needs_groups = False
+    takes_unscaled = True
 
     def fold(self, raw: pa.Table) -> list[Request]:
         column = raw[self.column]
@@ -99,13 +101,17 @@ class WideSum:
     result: pa.DataType
     label: str
     needs_groups = False
+    takes_unscaled = True
 
     @property
     def state(self) -> tuple[pa.DataType, ...]:
         return (self.result,)
 
     def fold(self, raw: pa.Table) -> list[Request]:
-        return self._request(raw[self.column])
+        column = raw[self.column]
+        if pa.types.is_integer(column.type) and largest(column) * max(len(column), 1) >= 2**63:
+            column = pa.chunked_array([unpacked(chunk, self.result) for chunk in column.chunks])
+        return self._request(column)
 
     def _request(self, column: pa.ChunkedArray) -> list[Request]:
         if pa.types.is_decimal128(column.type) and self._may_overflow(column):
@@ -122,6 +128,8 @@ class WideSum:
         result = grouping.results[0]
         if result.type == self.result:
             return [result]
+        if pa.types.is_integer(result.type):
+            return [unpacked(result, self.result)]
         try:
             return [decimals.rescale(result, self.result)]
         except pa.ArrowInvalid as error:
@@ -150,6 +158,11 @@ class Mean:
     count: Count
     result = pa.float64()
     needs_groups = False
+    takes_unscaled = True
+
+    @property
+    def column(self) -> str:
+        return self.total.column
 
     @property
     def state(self) -> tuple[pa.DataType, ...]:

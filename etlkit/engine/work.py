@@ -18,8 +18,9 @@ from ..errors import InputError
 from ..io.sink import Part, Sink
 from ..io.source import Growing, Segment, Source, Split
 from ..memory.wall import Wall
-from .combiners import FirstRows
+from .combiners import Combiner, FirstRows
 from .exchange import ExchangeState, SplitState
+from .fused import Kept
 from .hashing import partition_ids
 from .packing import packed, together
 from .reducers import Reducer, Side
@@ -84,6 +85,8 @@ class Workbench:
     position_bits: int = POSITION_BITS
     preaggregate: dict[int, bool] = field(default_factory=dict)
     """By stage: whether its first split showed that folding before partitioning pays."""
+    wide: dict[int, set[int]] = field(default_factory=dict)
+    """By stage: columns of its raw rows whose values were seen to need 64 bits."""
     rows_kept: dict[tuple[int, int], int] = field(default_factory=dict)
     """By stage and split of a limit: how many rows it had."""
 
@@ -249,8 +252,7 @@ def _to_exchange(
     output = task.stage.output
     assert isinstance(output, ExchangeOutput)
     combiner, split = output.combiner, outcome.state
-    position = task.index << bench.position_bits
-    gathered: list[pa.RecordBatch] = []
+    gathered: list[Kept] = []
     routes: list[pa.Array | None] = []
     rows = 0
 
@@ -258,19 +260,19 @@ def _to_exchange(
         nonlocal rows
         if not gathered:
             return
+        batch = together([kept.batch for kept in gathered], combiner.raw_schema)
+        mask = _mask_of(gathered)
         if not combiner.foldable:
-            batch = together(gathered, combiner.raw_schema)
             ids = None if routes[0] is None else pa.concat_arrays(routes)
             split.raw.extend(exchange.route(batch, ids))
         elif bench.preaggregate.get(task.stage.index, True):
-            table = pa.Table.from_batches(gathered, combiner.raw_schema)
+            table = pa.Table.from_batches([batch if mask is None else batch.filter(mask)])
             folded = combiner.fold(table)
             bench.preaggregate.setdefault(task.stage.index, folded.num_rows < PREAGGREGATE_BELOW * table.num_rows)
             batch = _one_batch(folded)
             split.partials.extend(exchange.route(batch, exchange.ids(batch)))
         else:
-            batch = _one_batch(pa.Table.from_batches(gathered, combiner.raw_schema))
-            split.raw.extend(exchange.route(batch, exchange.ids(batch)))
+            split.raw.extend(exchange.route(batch, exchange.ids(batch), mask))
         gathered.clear()
         routes.clear()
         rows = 0
@@ -278,15 +280,13 @@ def _to_exchange(
     enough = combiner.rows if isinstance(combiner, FirstRows) and combiner.by_position else None
     if enough is not None and bench.rows_before(task) >= enough:
         return
-    for batch in batches_of(task, bench, slice_rows, outcome, seen):
-        prepared = combiner.prepare(batch, position)
+    for kept in _raw_rows(task, bench, combiner, slice_rows, outcome, seen):
         if not combiner.foldable:
-            routes.append(exchange.ids(prepared))
-            prepared = packed(prepared)
-        gathered.append(prepared)
-        position += batch.num_rows
-        rows += batch.num_rows
-        split.raw_rows += batch.num_rows
+            routes.append(exchange.ids(kept.batch))
+            kept = replace(kept, batch=packed(kept.batch))
+        gathered.append(kept)
+        rows += kept.batch.num_rows
+        split.raw_rows += kept.rows
         if rows >= ROUTE_ROWS:
             hand_on()
         if enough is not None and split.raw_rows >= enough:
@@ -294,6 +294,39 @@ def _to_exchange(
     hand_on()
     if enough is not None:
         bench.rows_kept[task.stage.index, task.index] = split.raw_rows
+
+
+def _raw_rows(
+    task: Task,
+    bench: Workbench,
+    combiner: Combiner,
+    slice_rows: int,
+    outcome: Outcome,
+    seen: Callable[[int], None],
+) -> Iterator[Kept]:
+    """What travels, batch by batch. Positions go up with the rows; where filters leave some out, so may they."""
+    position = task.index << bench.position_bits
+    fused = task.input.fused if isinstance(task.input, ScanInput) else None
+    if fused is None:
+        for batch in batches_of(task, bench, slice_rows, outcome, seen):
+            yield Kept(combiner.prepare(batch, position), None, batch.num_rows)
+            position += batch.num_rows
+        return
+    wide = bench.wide.setdefault(task.stage.index, set())
+    for batch in _scan(task.input, task, slice_rows, outcome, seen):  # type: ignore[arg-type]
+        if bench.giving_up.is_set():
+            raise GivenUp
+        kept = fused.apply(batch, position, wide)
+        if kept.rows:
+            yield kept
+        position += batch.num_rows
+
+
+def _mask_of(gathered: Sequence[Kept]) -> pa.Array | None:
+    """Which of all these rows count; None if every one does."""
+    if all(kept.mask is None for kept in gathered):
+        return None
+    return pa.concat_arrays([pa.repeat(True, kept.rows) if kept.mask is None else kept.mask for kept in gathered])
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
