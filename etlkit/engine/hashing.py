@@ -48,7 +48,7 @@ def partition_ids(columns: Sequence[pa.Array], partitions: int, level: int = 0) 
     hashes = row_hashes(columns)
     if level:
         hashes = _mixed(pc.add(hashes, pa.scalar(level * _ODD_2.as_py() % 2**64, _U64)))
-    return pc.shift_right(hashes, pa.scalar(64 - bits, _U64)).cast(kind)
+    return pc.shift_right(hashes, pa.scalar(64 - bits, _U64)).cast(kind, safe=False)  # they fit: no check
 
 
 def row_hashes(columns: Sequence[pa.Array]) -> pa.Array:
