@@ -25,6 +25,7 @@ from ..plan.binding import Bound, bind
 from ..plan.expr import Expr, col
 from . import accumulators as acc
 from . import spreads, sums
+from .few import group_few
 from .packing import unpacked
 from .physical import Form, Use, count_up, form_of
 
@@ -92,7 +93,12 @@ class AggregatePlan:
         """Raw rows to one partial row a key, in no particular order."""
         raw = raw.combine_chunks()  # a copy, but grouping many small chunks takes a third longer
         requests = [output.accumulator.fold(raw) for output in self.outputs]
-        groups, parts = self._grouped(self._by_index(raw), requests, ())
+        few = group_few([acc.one_array(raw[n]) for n in self.key_names], [r for several in requests for r in several])
+        if few is None:
+            groups, parts = self._grouped(self._by_index(raw), requests, ())
+        else:
+            groups = pa.table(few[0], names=list(self.key_names))
+            parts = self._shared_out(raw, requests, few[1], len(few[0][0]))
         groups = self._by_value(groups, raw)
         return self._partials(groups, [o.accumulator.folded(part) for o, part in zip(self.outputs, parts, strict=True)])
 
@@ -146,12 +152,18 @@ class AggregatePlan:
             calls.append((_ROW, "list", None))
         done = table.group_by(list(self.key_names), use_threads=False).aggregate(calls)
         results = [acc.one_array(done.column(len(self.key_names) + i)) for i in range(len(calls))]
+        return done.select(list(self.key_names)), self._shared_out(rows, requests, results, done.num_rows)
+
+    def _shared_out(
+        self, rows: pa.Table, requests: Sequence[Sequence[acc.Request]], results: Sequence[pa.Array], groups: int
+    ) -> list[acc.Grouping]:
+        """To each accumulator its own results."""
         parts, start = [], 0
         for several in requests:
             stop = start + len(several)
-            parts.append(acc.Grouping(rows, results[start:stop], done.num_rows, lambda: results[-1]))
+            parts.append(acc.Grouping(rows, results[start:stop], groups, lambda: results[-1]))
             start = stop
-        return done.select(list(self.key_names)), parts
+        return parts
 
     def _partials(self, groups: pa.Table, states: Sequence[Sequence[pa.Array]]) -> pa.Table:
         columns = [acc.one_array(column) for column in groups.columns] + [a for several in states for a in several]
