@@ -7,6 +7,10 @@
     leak            an author's function that keeps 512 KiB a batch
     skewed_join     half of all rows have one key
 
+and one that is long (32 M rows take a minute), for wall time and GiB-seconds; it is run when it is asked for:
+
+    worked          an author's function that works on each row in Python, then a group-by whose state grows
+
 ``python -m benchmarks.survival_jobs make FOLDER ROWS`` makes the input, ``… plain NAME FOLDER OUT`` runs the plain script.
 """
 
@@ -28,6 +32,19 @@ def spikes(batch):  # type: ignore[no-untyped-def]
         held = bytearray(SPIKE_BYTES)
         held[::4096] = b"x" * len(held[::4096])
     return batch
+
+
+def digests(batch):  # type: ignore[no-untyped-def]
+    """A key out of the text, as a script would make it: row by row, a million of them."""
+    import hashlib
+
+    import pyarrow as pa
+
+    made = [
+        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little") % 1_000_000
+        for text in batch.column("text").to_pylist()
+    ]
+    return pa.record_batch({"digest": pa.array(made, pa.int64()), "value": batch.column("value")})
 
 
 def keeps(batch):  # type: ignore[no-untyped-def]
@@ -71,6 +88,15 @@ def leak(src: str, out: str) -> ek.Pipeline:
         .filter(ek.col("value") < 500_000)
         .write_parquet(out)
     )
+
+
+@ek.job
+def worked(src: str, out: str) -> ek.Pipeline:
+    import pyarrow as pa
+
+    schema = pa.schema({"digest": pa.int64(), "value": pa.int64()})
+    made = ek.read_parquet(f"{src}/rows").select("text", "value").map_batches(digests, schema=schema, version="1")
+    return made.group_by("digest").agg(total=ek.sum("value"), n=ek.count()).write_parquet(out)
 
 
 @ek.job
@@ -120,7 +146,12 @@ def plain(name: str, folder: Path, out: Path) -> None:
     if name in ("spike", "leak"):
         for batch in table.to_batches():
             spikes(batch) if name == "spike" else keeps(batch)
-    if name in ("growing", "huge_row_group"):
+    if name == "worked":
+        import pyarrow as pa
+
+        table = pa.Table.from_batches([digests(batch) for batch in table.to_batches()])
+        table = table.group_by("digest").aggregate([("value", "sum"), ([], "count_all")])
+    elif name in ("growing", "huge_row_group"):
         table = table.group_by("key").aggregate([("value", "sum"), ("value", "max"), ([], "count_all")])
     elif name == "skewed_join":
         table = table.join(pq.read_table(folder / "names"), "skewed", "k", "inner")
