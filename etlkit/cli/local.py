@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from .run import add_job_arguments
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..node.controller import JobHandle, PodResult
     from ..settings import Settings
 
@@ -36,6 +38,8 @@ again and again, with back-off, until the Job has failed. At a desk that is minu
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..node import rehearsal
+
     parser.add_argument("target", metavar="TARGET", help="jobs/x.py, package.module:name or jobs/many.py:name")
     pod = parser.add_argument_group("the pod and its node")
     pod.add_argument("--memory", metavar="SIZE", required=True, help="the container's memory limit, such as 256Mi")
@@ -52,6 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pod.add_argument(
         "--enforcement", choices=("v2", "v1", "sampling"), help="how memory is limited (default: the best there is)"
     )
+    pod.add_argument(
+        "--rehearse", metavar="WHAT", action="append", default=[], help="a bad day of the cluster, by name: see below"
+    )
+    pod.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        help="write the node's kubeconfig here while it runs, for `etlkit resize`, `etlkit doctor` and kubectl",
+    )
+    parser.epilog, parser.formatter_class = rehearsal.explain(), argparse.RawDescriptionHelpFormatter
     add_job_arguments(parser)
     parser.add_argument("--run-id", help="the run's identity (default: a hash of job, parameters and input)")
     parser.add_argument("--restart", action="store_true", help="discard an unfinished run in this state and begin anew")
@@ -60,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import ConfigError
-    from ..node import enforce, scope
+    from ..node import enforce, rehearsal, scope
     from ..node.node import Node
     from ..node.spec import pod_manifest
     from ..observe.terminal import wrapped
@@ -79,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cpu is not None:
         parse_cpu(args.cpu)
     grace_s = parse_seconds(args.grace)
+    rehearsed = rehearsal.read(args.rehearse)
     enforcer = enforce.choose(args.enforcement)
     if not enforcer.real and args.enforcement is None and scope.available():
         enforcer.close()
@@ -100,6 +114,9 @@ def run(args: argparse.Namespace) -> int:
             f"{format_bytes(min(maximum, capacity))}; node {format_bytes(capacity)}; backoffLimit {backoff_limit}"
         )
         print(wrapped(said, sys.stderr), file=sys.stderr, flush=True)
+        rehearsal.set_on(node, rehearsed, memory)
+        if args.kubeconfig:
+            _hand_out(node.kubeconfig(), args.kubeconfig)
         environ = {k: v for k, v in os.environ.items() if k not in (scope.MARK, "ETLKIT_CGROUP")}
         handle = node.start_job(
             manifest,
@@ -110,7 +127,11 @@ def run(args: argparse.Namespace) -> int:
             stderr=log.stderr,
             on_event=log.container,
         )
-        result, interrupted = _follow(handle, log)
+        try:
+            result, interrupted = _follow(handle, log)
+        finally:
+            if args.kubeconfig:
+                _take_back(args.kubeconfig)
         log.close()
     return _end(result, interrupted, log, settings, backoff_limit)
 
@@ -132,6 +153,30 @@ def _pod_name(target: str) -> str:
     last = target.rpartition(":")[2] or target
     stem = re.sub(r"\.py$", "", last.rpartition("/")[2])
     return re.sub(r"[^a-z0-9]+", "-", stem.rpartition(".")[2].lower()).strip("-")[:50] or "job"
+
+
+def _hand_out(kubeconfig: Path, to: str) -> None:
+    """The node's own, where the operator wants it; readable by nobody else, since it is an administrator's."""
+    from pathlib import Path
+
+    from ..errors import ConfigError
+
+    target = Path(to)
+    try:
+        target.unlink(missing_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
+        target.write_bytes(kubeconfig.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"--kubeconfig {to}: {error.strerror}", "name a file in a folder that can be written"
+        ) from error
+    print(f"operator: KUBECONFIG={target.resolve()} reaches this node while it runs", file=sys.stderr, flush=True)
+
+
+def _take_back(path: str) -> None:
+    from pathlib import Path
+
+    Path(path).unlink(missing_ok=True)
 
 
 class _Log:

@@ -163,6 +163,13 @@ class ExchangeState:
         self.raw_bytes = sum(cell.raw_bytes for cell in self._cells)
         self.partial_bytes = sum(table.nbytes for cell in self._cells for table in cell.partials)
 
+    def look_at_keys(self) -> None:
+        """Fold one cell of middling size, if none was folded yet: how often keys repeat is what the forecast rests on."""
+        with self._lock:
+            cells = sorted((cell for cell in self._cells if cell.raw), key=lambda cell: cell.raw_bytes)
+        if cells and not self.folds and self.combiner.foldable:
+            self._fold(cells[len(cells) // 2])
+
     def sweep(self, stop: threading.Event | None = None) -> None:
         """Fold every cell's raw rows. Several workers may sweep at once; each takes the cells that no other has in hand."""
         with self._lock:

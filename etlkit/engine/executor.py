@@ -463,10 +463,11 @@ class Executor:
         if not exchange.combiner.foldable:
             self._let_rows_go(exchange)
             return
-        if self._pending and exchange.raw_bytes < self._fold_bytes():
+        due = not self._pending or exchange.raw_bytes >= self._fold_bytes()
+        if not due and exchange.folds:
             return
         try:
-            exchange.sweep(self.bench.giving_up)
+            exchange.sweep(self.bench.giving_up) if due else exchange.look_at_keys()
         except BaseException as error:
             if not is_allocation_failure(error):
                 self._post(SplitFailed("fold", error))

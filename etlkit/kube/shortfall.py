@@ -42,5 +42,5 @@ def most_bytes(to_bytes: int, message: str) -> int | None:
 
 def _amounts(text: str) -> dict[str, int]:
     """``limits.memory=1Gi,limits.cpu=2``: memory alone."""
-    pairs = [one.partition("=") for one in text.rstrip(",").split(",")]
+    pairs = [one.partition("=") for one in text.rstrip(",)]").split(",")]
     return {name: parse_bytes(size) for name, _, size in pairs if name.endswith("memory")}

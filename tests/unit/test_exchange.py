@@ -118,3 +118,19 @@ def test_a_checkpoint_that_fails_gives_its_rows_back() -> None:
     exchange.give_back(taken)
     assert exchange.bytes == 16
     assert rows(combiner, exchange.take()) == [1, 2]
+
+
+def test_one_cell_is_folded_early_so_that_the_forecast_knows_how_often_keys_repeat() -> None:
+    combiner = Keeps()
+    exchange = ExchangeState(ExchangeOutput(combiner, ToOne(), 3), threading.Lock())
+    few, some, many = (pa.record_batch({"k": list(range(rows))}, schema=SCHEMA) for rows in (1, 5, 90))
+    pieces = [Piece(number, batch, batch.nbytes) for number, batch in enumerate((many, few, some))]
+    exchange.add(SplitState(raw=pieces))
+    exchange.look_at_keys()
+    assert (exchange.folds, exchange.folded_rows) == (1, 5), "neither the cell of a frequent key nor an empty one"
+    exchange.look_at_keys()
+    assert exchange.folds == 1, "once will do"
+    whole = ExchangeState(ExchangeOutput(Keeps(foldable=False), ToOne(), 3), threading.Lock())
+    whole.add(SplitState(raw=pieces))
+    whole.look_at_keys()
+    assert not whole.folds, "rows of a join are not folded"

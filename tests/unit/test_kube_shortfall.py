@@ -33,6 +33,11 @@ from etlkit.units import GIB, MIB
             "requests.memory=100Mi, limited: limits.memory=1Gi,requests.memory=1Gi",
             26 * MIB,
         ),
+        (
+            "the namespace's ResourceQuota has no room for this size (403: exceeded quota: q, requested: limits.memory=160Mi,"
+            " used: limits.memory=96Mi, limited: limits.memory=160Mi)",
+            96 * MIB,
+        ),
         ("maximum cpu usage per Container is 1, but limit is 2", None),
         ("denied request: no more than 1Gi in this namespace", None),
         ("requested: limits.memory=what, used: limits.memory=1Gi, limited: limits.memory=1Gi", None),
