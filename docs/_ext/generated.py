@@ -1,7 +1,7 @@
 """Tables that are made of the code when the documentation is built, so that they can't go stale.
 
-A page says ``<!-- generated: NAME -->`` where a table goes. Covers settings, thresholds, exit codes, verbs and the decision
-records. A setting or threshold without a docstring fails the build, and so does a name that is not known.
+A page says ``<!-- generated: NAME -->`` where a table goes. Covers settings, thresholds, exit codes, verbs, metrics and the
+decision records. A setting or threshold without a docstring fails the build, and so does a name that is not known.
 """
 
 from __future__ import annotations
@@ -114,6 +114,13 @@ def verbs_table() -> str:
     return _table(("verb", "what it does"), rows)
 
 
+def metrics_table() -> str:
+    from etlkit.observe.metrics import METRICS
+
+    rows = [(f"`{name}`", metric.kind, metric.help) for name, metric in METRICS.items()]
+    return _table(("metric", "kind", "meaning"), rows)
+
+
 def commands() -> str:
     return "\n\n".join(_command(verb) for verb in cli.VERBS)
 
@@ -190,6 +197,7 @@ MAKERS = {
     "verbs": verbs_table,
     "commands": commands,
     "decisions": decisions,
+    "metrics": metrics_table,
 }
 
 

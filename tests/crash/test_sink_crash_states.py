@@ -2,8 +2,8 @@
 checkpoint, JSON that is appended.
 
 The real files of a real folder are recorded (``etlkit.testing.recorder``), the states that a power loss may leave are laid out
-again, and the run goes on from each. With any one sync taken away the checker must find a state that comes out wrong. Whole jobs
-with engine and checkpointer: ``test_job_crash_states.py``.
+again, and the run goes on from each. With any one sync taken away the checker must find a state that comes out wrong. Whole jobs,
+with engine and checkpointer, are killed for real in ``campaign.py``; a power loss under them is not explored.
 """
 
 from __future__ import annotations
