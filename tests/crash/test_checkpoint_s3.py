@@ -119,7 +119,8 @@ def test_a_large_run_goes_up_in_blocks(store: FsspecStore) -> None:
     state.commit(Delta("x", {0: StageDelta(runs=(run,))}))
     with state.open_run(run) as reader:
         reader.check()
-        assert len(reader.sections) == 16
+        assert len(reader.sections) > 4, "a partition of 4 MB is more than one section"
+        assert sum(section.rows for section in reader.sections) == 2_000_000
         assert sum(batch.num_rows for batch in reader.batches(3)) == 500_000
 
 

@@ -235,5 +235,6 @@ def test_the_next_run_and_a_replaced_pod_ask_for_the_learned_size_at_once(src, t
         assert replaced.rest() == 0, "".join(replaced.said)
     events = [event for event in replaced.events if event["event"] in ("resize", "attempt_started")]
     assert events[0]["event"] == "resize" and "unfinished run stood" in events[0]["reason"]
-    assert events[-1]["event"] == "attempt_started" and events[-1]["limit_bytes"] == note["limit_bytes"]
+    begun = next(event for event in events if event["event"] == "attempt_started")
+    assert begun["limit_bytes"] == note["limit_bytes"], events
     assert_same(read_output(tmp_path / "out"), part_revenue(src, 30), ["l_partkey"])
