@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..node.controller import JobHandle, PodResult
+    from ..node.enforce import Enforcer
     from ..settings import Settings
+    from .local_shards import IndexedLog
 
 NAME = "local"
 HELP = "run a job as a pod, on this machine: a hard memory limit, resizes, restarts"
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the node's kubeconfig here while it runs, for `etlkit resize`, `etlkit doctor` and kubectl",
     )
     parser.epilog, parser.formatter_class = rehearsal.explain(), argparse.RawDescriptionHelpFormatter
+    pod.add_argument("--shards", metavar="N", help="N pods share the work, each of that size (default: one pod)")
     add_job_arguments(parser)
     parser.add_argument("--run-id", help="the run's identity (default: a hash of job, parameters and input)")
     parser.add_argument("--restart", action="store_true", help="discard an unfinished run in this state and begin anew")
@@ -97,15 +100,22 @@ def run(args: argparse.Namespace) -> int:
     if not enforcer.real and args.enforcement is None and scope.available():
         enforcer.close()
         scope.start_again(sys.argv[1:])
-    manifest = pod_manifest(
-        _pod_name(args.target),
-        [sys.executable, "-m", "etlkit", "run", args.target, *_run_arguments(args)],
-        memory=quantity_bytes(memory),
-        cpu=args.cpu,
-        container=_CONTAINER,
-        resize_policy=args.resize_policy,
-        grace_s=round(grace_s),
-    )
+    call = [sys.executable, "-m", "etlkit", "run", args.target, *_run_arguments(args)]
+
+    def manifest_of(command: list[str]) -> dict[str, Any]:
+        return pod_manifest(
+            _pod_name(args.target),
+            command,
+            memory=quantity_bytes(memory),
+            cpu=args.cpu,
+            container=_CONTAINER,
+            resize_policy=args.resize_policy,
+            grace_s=round(grace_s),
+        )
+
+    if args.shards is not None:
+        return _run_shards(args, settings, enforcer, capacity, quantity_bytes(maximum), manifest_of, call)
+    manifest = manifest_of(call)
     log = _Log(settings)
     with Node(capacity, enforcer=enforcer) as node:
         said = (
@@ -136,6 +146,45 @@ def run(args: argparse.Namespace) -> int:
     return _end(result, interrupted, log, settings, backoff_limit)
 
 
+def _run_shards(
+    args: argparse.Namespace,
+    settings: Settings,
+    enforcer: Enforcer,
+    capacity: int,
+    maximum: str,
+    manifest: Callable[[list[str]], dict[str, Any]],
+    call: list[str],
+) -> int:
+    from ..node.node import Node
+    from ..runtime.shard import shard_from
+    from .local_shards import Pods, root_of, rounds_of, run_rounds, tell_end
+
+    root = root_of(args, settings)
+    shard = shard_from(root, args.shards, "0", None)
+    assert shard is not None
+    rounds = rounds_of(args, settings)
+    pods = Pods(
+        name=_pod_name(args.target),
+        shards=shard.of,
+        manifest=manifest,
+        command=lambda number: [*call, f"--shards={shard.of}", f"--round={number}"],
+        max_memory=maximum,
+        backoff_limit=settings.backoff_limit,
+        hopeless=frozenset(_HOPELESS),
+    )
+    with Node(capacity, enforcer=enforcer) as node:
+        print(f"memory enforcement: {node.enforcer.describe()}", file=sys.stderr)
+        print(
+            f"{shard.of} pods of {args.memory}, {args.resize_policy}, may ask for up to {maximum} each; {rounds} round"
+            f"{'' if rounds == 1 else 's'}",
+            file=sys.stderr,
+            flush=True,
+        )
+        code = run_rounds(node, pods, rounds, settings, _follow)
+    tell_end(root, settings)
+    return code
+
+
 def _run_arguments(args: argparse.Namespace) -> list[str]:
     """The options of ``run`` that were given, as the container's command line."""
     passed: list[str] = [f"--set={pair}" for pair in args.set]
@@ -143,7 +192,7 @@ def _run_arguments(args: argparse.Namespace) -> list[str]:
         value = getattr(args, name)
         if value is not None:
             passed.append(f"--{name.replace('_', '-')}={value}")
-    if args.restart:
+    if args.restart and args.shards is None:
         passed.append("--restart")
     return [*passed, "--progress=json"]
 
@@ -260,7 +309,7 @@ class _Log:
             self._renderer = make_renderer("none", sys.stderr)
 
 
-def _follow(handle: JobHandle, log: _Log) -> tuple[PodResult, bool]:
+def _follow(handle: JobHandle, log: _Log | IndexedLog) -> tuple[PodResult, bool]:
     """Waits for the end. The first signal asks the container to stop, the second kills it."""
     asked = [0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 NAME = "run"
 HELP = "run a job in this process; resumes what --state holds"
@@ -15,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-id", help="the run's identity (default: a hash of job, parameters and input)")
     parser.add_argument("--restart", action="store_true", help="discard an unfinished run in this state and begin anew")
     parser.add_argument("--lock-wait", metavar="T", help="how long to wait for another run of this state")
+    parser.add_argument("--shards", metavar="N", help="this is one of N processes that share the splits (a fan-out)")
+    parser.add_argument("--index", metavar="I", help="which one (default: JOB_COMPLETION_INDEX)")
+    parser.add_argument("--round", metavar="R", help="which round of the fan-out (default: 0)")
     parser.add_argument("--metrics-port", metavar="N", help="serve Prometheus metrics at /metrics on this port")
     parser.add_argument("--metrics-file", metavar="FILE", help="write them to FILE, for the textfile collector")
 
@@ -44,10 +48,22 @@ def parameters_of(pairs: list[str]) -> dict[str, object]:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..errors import UsageError
     from ..runtime.bootstrap import prepare
+    from ..runtime.first_ask import job_name
+    from ..runtime.shard import shard_from
     from ..settings import load
 
     settings = load(vars(args))
+    root = settings.state or f".etlkit/{job_name(args.target)}"
+    shard = shard_from(root, args.shards, args.index, args.round)
+    if shard is not None:
+        if args.restart:
+            raise UsageError(
+                "--restart with --shards: N processes would discard one another",
+                f"remove {root} instead, then start them",
+            )
+        settings = replace(settings, state=shard.state)
     if (code := prepare(settings, args.target)) is not None:
         return code
     from ..errors import EtlkitError
@@ -58,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
     job = load_job(args.target)
     request = make_request(
-        job, parameters_of(args.set), settings, target=args.target, run_id=args.run_id, restart=args.restart
-    )
+        job, parameters_of(args.set), settings,
+        target=args.target, run_id=args.run_id, restart=args.restart, shard=shard,
+    )  # fmt: skip
     stream = sys.stdout if settings.progress == "json" else sys.stderr
     try:
         renderer = make_renderer(settings.progress, stream)

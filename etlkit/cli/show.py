@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 NAME = "show"
@@ -20,8 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..layout import is_fanout
     from ..observe.state import observe
 
+    if is_fanout(Path(args.state)):
+        return _show_fanout(args)
     seen = observe(args.state)
     if args.json:
         import orjson
@@ -36,6 +40,22 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(_tables(seen.story)))
     for warning in seen.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def _show_fanout(args: argparse.Namespace) -> int:
+    from ..observe.fanout import lines, observe_fanout
+
+    seen = observe_fanout(args.state)
+    if args.json:
+        import orjson
+
+        story = {**seen.story, "shards": seen.shards, "rounds": seen.rounds}
+        sys.stdout.write(orjson.dumps(story, option=orjson.OPT_INDENT_2).decode() + "\n")
+        return 0
+    print("\n".join(lines(seen)))
+    if seen.shares:
+        print(f"\nof one index: etlkit show {seen.shares[0].state}")
     return 0
 
 

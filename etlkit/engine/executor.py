@@ -25,6 +25,7 @@ from ..memory.wall import Wall
 from .author_need import AuthorNeed
 from .demand import split_demand_bytes
 from .exchange import ExchangeState, Generation
+from .extent import Extent, Ranges
 from .growth import Record, growing_input
 from .routing import ByRange, from_text, to_text
 from .sampling import sample_boundaries
@@ -147,8 +148,13 @@ class Executor:
         workers: int,
         slice_rows: int,
         wall: Wall | None = None,
+        extent: Extent | None = None,
     ) -> None:
         self.plan = plan
+        self._extent = extent or Extent(state_dir)
+        self.stages = tuple(stage for stage in plan.stages if self._extent.runs_here(stage))
+        """Those of the plan that run in this process."""
+        self._planned: dict[int, _Planned] = {}
         self._state_dir = state_dir
         self._ledger = ledger
         self._post = post
@@ -183,14 +189,15 @@ class Executor:
         self._rows_seen = 0
         self._raw_rows = 0
         self._complete_said = False
-        self.bench = Workbench(state_dir, snapshot.epoch, plan.sinks, {}, threading.Event(), wall=wall)
+        self.bench = Workbench(self._extent.open_run, snapshot.epoch, plan.sinks, {}, threading.Event(), wall=wall)
         ledger.try_reserve(STATE, 0)
 
     # ── stages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, snapshot: Snapshot) -> bool:
         """Take up the first stage that has splits left. False: every stage is done."""
-        for stage in self.plan.stages:
+        self._planned = {stage.index: _planned(stage, self._tasks(stage, snapshot)) for stage in self.stages}
+        for stage in self.stages:
             tasks = self._tasks(stage, snapshot)
             done = snapshot.stages[stage.index].finished if stage.index in snapshot.stages else Intervals()
             left = [task for task in tasks if task.index not in done]
@@ -204,6 +211,10 @@ class Executor:
         return str(stage.index) in (snapshot.facts.get("ended") or {})
 
     def _tasks(self, stage: Stage, snapshot: Snapshot) -> list[Task]:
+        """Those that are done here."""
+        return self._extent.own(self._all_tasks(stage, snapshot))
+
+    def _all_tasks(self, stage: Stage, snapshot: Snapshot) -> list[Task]:
         tasks: list[Task] = []
         for one in stage.inputs:
             if isinstance(one, ScanInput):
@@ -213,7 +224,7 @@ class Executor:
                     for arrival in one.source.arrivals:
                         tasks += arrived(stage, one, arrival, len(tasks))
             else:
-                groups: Sequence[Sequence[int]] = (snapshot.facts.get("ended") or {}).get(str(one.stages[-1]), ())
+                groups = self._extent.groups(one.stages[-1], snapshot)
                 first = len(tasks)
                 tasks += [
                     Task(stage, first + index, one, partitions=range(start, stop))
@@ -224,14 +235,13 @@ class Executor:
     def _enter(self, stage: Stage, snapshot: Snapshot, left: list[Task], total: int) -> None:
         self.bench.read_from(
             {
-                number: snapshot.stages[number].runs
+                number: self._extent.runs(number, snapshot)
                 for one in stage.inputs
                 if isinstance(one, ReduceInput)
                 for number in one.stages
-                if number in snapshot.stages
             }
         )
-        boundaries = self._boundaries(stage, snapshot, left)
+        boundaries = self._boundaries(stage, snapshot)
         with self._lock:
             self._stage = stage
             self._stage_total = total
@@ -248,23 +258,21 @@ class Executor:
             self._wake.notify_all()
         self._say_if_complete()
 
-    def _boundaries(self, stage: Stage, snapshot: Snapshot, tasks: list[Task]) -> pa.Array | None:
-        """The ranges of a sort: found from a sample when its stage first begins, recorded before they are used."""
+    def _boundaries(self, stage: Stage, snapshot: Snapshot) -> pa.Array | None:
+        """The ranges of a sort, from a sample of all of its splits: found when its stage first begins."""
         output = stage.output
         self.bench.position_bits = POSITION_BITS
         if not isinstance(output, ExchangeOutput) or not isinstance(output.router, ByRange):
             return None
-        recorded = snapshot.facts.get("boundaries") or {}
-        bits = snapshot.facts.get("position_bits") or {}
-        self.bench.position_bits = bits.get(str(stage.index), POSITION_BITS)
-        if str(stage.index) not in recorded:
+
+        def find() -> Ranges:
             self.bench.position_bits = position_bits(stage)
-            found = sample_boundaries(tasks, self.bench, output)
-            recorded = {**recorded, str(stage.index): to_text(found)}
-            bits = {**bits, str(stage.index): self.bench.position_bits}
-            facts = {"boundaries": recorded, "position_bits": bits}
-            self._state_dir.commit(Delta("ranges of a sort", {}, facts, Phase.RUNNING))
-        return from_text(recorded[str(stage.index)])
+            found = sample_boundaries(self._all_tasks(stage, snapshot), self.bench, output)
+            return Ranges(to_text(found), self.bench.position_bits)
+
+        ranges = self._extent.ranges(stage.index, snapshot, find)
+        self.bench.position_bits = ranges.position_bits
+        return from_text(ranges.boundaries)
 
     # ── workers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -587,11 +595,12 @@ class Executor:
         with self._lock:
             self._done_before += self._stage_total
             self._stage_done = self._stage_total = 0
-        following = self.plan.stages[capture.stage + 1 :]
+        following = self.later(capture.stage)
         if not following:
             return True
         stage = following[0]
         tasks = self._tasks(stage, snapshot)
+        self._planned[stage.index] = _planned(stage, tasks)
         self._enter(stage, snapshot, tasks, len(tasks))
         return False
 
@@ -643,24 +652,35 @@ class Executor:
                 folded_groups=exchange.folded_groups if exchange else 0,
             )
 
+    def later(self, stage: int) -> tuple[Stage, ...]:
+        """The stages that run here after that one."""
+        return tuple(one for one in self.stages if one.index > stage)
+
     def _later_splits(self) -> int:
         """Splits of stages to come, as far as they are known: reduce stages count as one until they begin."""
         if self._stage is None:
             return 0
-        count = 0
-        for stage in self.plan.stages[self._stage.index + 1 :]:
-            count += sum(len(one.splits) if isinstance(one, ScanInput) else 1 for one in stage.inputs)
-        return count
+        return sum(self._planned[stage.index].splits for stage in self.later(self._stage.index))
 
     def _rows_total(self) -> int | None:
-        counts = [
-            split.rows if split is not None else None
-            for stage in self.plan.stages
-            for one in stage.inputs
-            if isinstance(one, ScanInput)
-            for split in (*one.splits, *((None,) if isinstance(one.source, Growing) else ()))
-        ]
-        return None if any(rows is None for rows in counts) else sum(rows or 0 for rows in counts)
+        counts = [planned.rows for planned in self._planned.values()]
+        return None if None in counts else sum(rows or 0 for rows in counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What is known of a stage's splits before they run. ``rows`` of the input, None where nobody knows."""
+
+    splits: int
+    rows: int | None
+
+
+def _planned(stage: Stage, tasks: Sequence[Task]) -> _Planned:
+    growing = any(isinstance(one, ScanInput) and isinstance(one.source, Growing) for one in stage.inputs)
+    reduced = sum(isinstance(one, ReduceInput) for one in stage.inputs)
+    scans = [task.input.splits[task.scan].rows for task in tasks if isinstance(task.input, ScanInput)]
+    rows = None if growing or None in scans else sum(count or 0 for count in scans)
+    return _Planned(max(len(tasks), reduced), rows)
 
 
 def arrived(stage: Stage, scan: ScanInput, arrival: Arrival, first: int) -> list[Task]:
@@ -669,11 +689,12 @@ def arrived(stage: Stage, scan: ScanInput, arrival: Arrival, first: int) -> list
     return [Task(stage, first + index, grown, scan=index) for index in range(len(arrival.splits))]
 
 
-def reduce_groups(stored_bytes: int, partitions: int) -> list[list[int]]:
+def reduce_groups(stored_bytes: int, partitions: int, shares: int = 1) -> list[list[int]]:
     """Ranges of partitions, each one split and one part of the next stage: eight partitions each, all in one if there is little.
 
     They depend on the plan, not on when checkpoints were written, so that parts have the same names in every run. They are
-    recorded when the stage ends, before they are used (law 10).
+    recorded when the stage ends, before they are used (law 10). With ``shares``
+    there are at least as many, if there are partitions enough.
     """
-    width = partitions if stored_bytes < SMALL_BYTES else PARTITIONS_A_SPLIT
+    width = partitions if stored_bytes < SMALL_BYTES else max(1, min(PARTITIONS_A_SPLIT, partitions // shares))
     return [[start, min(start + width, partitions)] for start in range(0, partitions, width)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..checkpoint import RunReader, RunRef, StateDir
+from ..checkpoint import RunReader, RunRef
 from ..errors import InputError
 from ..io.sink import Part, Sink
 from ..io.source import Growing, Segment, Source, Split
@@ -75,7 +75,7 @@ class Outcome:
 class Workbench:
     """What a worker needs beside the task. Shared by all workers; nothing here changes while a stage runs."""
 
-    state_dir: StateDir
+    open_run: Callable[[RunRef], RunReader]
     epoch: int
     sinks: tuple[Sink, ...]
     runs: dict[int, tuple[RunRef, ...]]
@@ -107,7 +107,7 @@ class Workbench:
         """The runs of one stage, opened once for all of its partitions: an index is read once, not once a partition."""
         with self._lock:
             if stage not in self._open:
-                self._open[stage] = [self.state_dir.open_run(run) for run in self.runs.get(stage, ())]
+                self._open[stage] = [self.open_run(run) for run in self.runs.get(stage, ())]
             return self._open[stage]
 
     def close(self) -> None:

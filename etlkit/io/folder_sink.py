@@ -18,6 +18,9 @@ With ``visible="checkpoint"`` the runtime calls ``publish`` after each commit: 2
 parts. Their names are written to ``shown`` in staging before they are. So a start from an older checkpoint (the newest one was
 damaged) knows which visible files are its own: those that its checkpoint does not name are taken back.
 
+A ``share`` is this output for one of several processes (a fan-out): it stages into the folder that the whole sink has prepared,
+under names with a mark of its own, and removes only orphans with that mark. The whole sink commits the parts of all.
+
 What it relies on: rename within one file system is atomic and takes a synced file's content along; fsync of a folder
 makes its names durable. NFS does both; neither hard links nor locks are used. It does not guard against another
 program that writes the same names at the same moment: runs into one folder are told apart by ``_SUCCESS`` and by names.
@@ -25,6 +28,7 @@ program that writes the same names at the same moment: runs into one folder are 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -33,7 +37,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -89,6 +93,7 @@ class FolderSink(ABC):
         self.partition_by = tuple(partition_by)
         self._out = local_output(path)
         self._run_id: str | None = None
+        self._share = ""
 
     @abstractmethod
     def options(self) -> dict[str, object]:
@@ -103,9 +108,21 @@ class FolderSink(ABC):
         shared |= {"visible": self.visible, "target_file_bytes": self.target_file_bytes}
         return {**shared, "partition_by": list(self.partition_by), **self.options()}
 
+    def share(self, name: str) -> Self:
+        mine = copy.copy(self)
+        mine._share = f".{name}"
+        return mine
+
     def prepare(self, run_id: str, *, resuming: bool) -> None:
         self._run_id = run_id
         staging = self._staging
+        if self._share:
+            if not (staging / _START).exists() and not self._published():
+                gone = f"{staging}: the staging folder of this run is gone"
+                raise CorruptStateError(
+                    gone, "discard the run: remove its state, then start it anew", name=str(staging)
+                )
+            return
         if self._published() and resuming:
             return
         if resuming and (staging / _START).exists():
@@ -147,7 +164,8 @@ class FolderSink(ABC):
         prefix = f"{hashlib.sha256(self._id.encode()).hexdigest()[:8]}-" if self.if_exists == "append" else ""
 
         def staged(index: int) -> str:
-            return f"{number}.e{epoch}{f'.{index}' if self.partition_by or index else ''}.{self.extension}"
+            several = f".{index}" if self.partition_by or index else ""
+            return f"{number}.e{epoch}{several}{self._share}.{self.extension}"
 
         def final(folder: str, again: int) -> str:
             name = f"{prefix}{number}{f'-{again}' if again else ''}.{self.extension}"
@@ -176,7 +194,9 @@ class FolderSink(ABC):
         removed = 0
         try:
             for entry in list(os.scandir(staging)) if staging.exists() else []:
-                if entry.name not in named:
+                if entry.name not in named and entry.name.endswith(
+                    f"{self._share}.{self.extension}" if self._share else ""
+                ):
                     removed += entry.stat().st_size
                     os.unlink(entry.path)  # noqa: PTH108
         except OSError as error:

@@ -94,6 +94,17 @@ class ShowsEarly(Protocol):
 
 
 @runtime_checkable
+class HasShares(Protocol):
+    """A sink whose parts several processes stage, each its own splits, and one of them commits. Optional; without it a job can't be
+    fanned out."""
+
+    def share(self, name: str) -> Sink:
+        """The same output for one of the processes: ``prepare`` takes part in what the whole sink has prepared, ``stage`` marks names
+        with ``name``, ``recover`` looks at those alone. It is never committed."""
+        ...
+
+
+@runtime_checkable
 class ShowsEmpty(Protocol):
     """A sink that leaves something readable where there are no rows at all. Optional."""
 

@@ -1,7 +1,7 @@
 """The arithmetic of a Kubernetes Job, and when a container is started again. Pure.
 
 Covers F8 (which restarts count), F10 and F11 (``restartPolicyRules``), F12, F13 (back-off), F24 and F25
-(``podFailurePolicy``, ``podReplacementPolicy``). One pod at a time: no parallelism, no indexes, no deadlines.
+(``podFailurePolicy``, ``podReplacementPolicy``). One pod at a time; several are ``indexed``'s. No deadlines.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ class JobSpec:
     """The part of a Job's spec that decides about starts and ends."""
 
     restart_policy: str = "OnFailure"
-    backoff_limit: int = 6
+    backoff_limit: int | None = 6
+    """None: no limit, where each index has its own."""
     failure_rules: tuple[Json, ...] = ()
     """``podFailurePolicy.rules``; only with restartPolicy Never (F25)."""
     replacement_policy: ReplacementPolicy = "Failed"
+    completions: int | None = None
+    """Of an Indexed Job; None for one with a single pod."""
+    parallelism: int = 1
+    backoff_limit_per_index: int | None = None
+    suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class PodFacts:
     exit_codes: tuple[tuple[str, int], ...] = ()
     """Container and exit code, of those that have ended for good."""
     conditions: tuple[str, ...] = ()
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class JobVerdict:
     reason: str = ""
     message: str = ""
     create_pod: bool = False
+    create: tuple[int, ...] = ()
+    """Indexes to create pods for."""
     failed_pods: int = 0
     active_restarts: int = 0
 
@@ -73,6 +82,11 @@ def check(spec: JobSpec, name: str) -> None:
         raise ConfigError(
             f"Job '{name}': podFailurePolicy needs restartPolicy Never, not {spec.restart_policy}",
             "drop the policy, or use Never with restartPolicyRules",
+        )
+    if spec.backoff_limit_per_index is not None and (spec.restart_policy != "Never" or spec.completions is None):
+        raise ConfigError(
+            f"Job '{name}': backoffLimitPerIndex needs completionMode Indexed and restartPolicy Never",
+            "use backoffLimit with OnFailure",
         )
 
 
@@ -100,8 +114,9 @@ def evaluate(spec: JobSpec, pods: Sequence[PodFacts]) -> JobVerdict:
     if counted.fatal:
         return JobVerdict("Failed", "PodFailurePolicy", counted.fatal, failed_pods=counted.failed)
     # F8, two separate tests: failed pods, and only with OnFailure the restarts of live ones.
-    over_pods = counted.failed > spec.backoff_limit
-    over_restarts = spec.restart_policy == "OnFailure" and restarts >= max(1, spec.backoff_limit)
+    limit = 6 if spec.backoff_limit is None else spec.backoff_limit
+    over_pods = counted.failed > limit
+    over_restarts = spec.restart_policy == "OnFailure" and restarts >= max(1, limit)
     if over_pods or over_restarts:
         return JobVerdict(
             "Failed",

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -148,9 +149,11 @@ class Node:
         stdout: Callable[[str, bytes], None] | None = None,
         stderr: Callable[[str, bytes], None] | None = None,
         on_event: Callable[[Json], None] | None = None,
+        completions: int | None = None,
     ) -> JobHandle:
         """Creates a Job. ``command`` and ``env`` are given to the first container; output goes line by line to the
-        sinks (container, line), or to where the node's own goes."""
+        sinks (container, line), or to where the node's own goes. With ``completions`` it is an Indexed Job: sinks are told
+        ``container[index]``, and events carry ``index``."""
         template = copy.deepcopy(manifest)
         main = template["spec"]["containers"][0]
         if command is not None:
@@ -170,11 +173,16 @@ class Node:
         name = str(template["metadata"]["name"])
         template["metadata"].setdefault("namespace", self.namespace)
 
-        def around(folder: Path, api: Mapping[str, str]) -> Surroundings:
-            return Surroundings(environment_base or {}, api, folder, working_folder, stdout, stderr, on_event)
+        def around(index: int | None) -> MakeSurroundings:
+            def make(folder: Path, api: Mapping[str, str]) -> Surroundings:
+                out, err = _of_index(stdout, index), _of_index(stderr, index)
+                tell = _told_index(on_event, index)
+                return Surroundings(environment_base or {}, api, folder, working_folder, out, err, tell)
+
+            return make
 
         replacement = job.replacement_policy(replacement_policy, bool(failure_rules))
-        job_spec = JobSpec(policy, backoff_limit, tuple(failure_rules), replacement)
+        job_spec = JobSpec(policy, backoff_limit, tuple(failure_rules), replacement, completions, completions or 1)
         return self._jobs.start(JobRun(name, job_spec, template, around, created_s=time.monotonic()))
 
     def apply_job(self, manifest: Json) -> JobHandle:
@@ -183,14 +191,24 @@ class Node:
         meta = manifest["metadata"]
         template["metadata"] = (template.get("metadata") or {}) | {"name": meta["name"], "namespace": meta["namespace"]}
         limit = body.get("backoffLimit")
-        log = PodLog()
+        indexed = body.get("completionMode") == "Indexed"
+        log, logs = PodLog(), defaultdict[int, PodLog](PodLog)
+        per_index = indexed and body.get("backoffLimitPerIndex") is not None
         job_spec = JobSpec(
             str((template.get("spec") or {}).get("restartPolicy", "Always")),
-            6 if limit is None else int(limit),
+            int(limit) if limit is not None else None if per_index else 6,
             tuple((body.get("podFailurePolicy") or {}).get("rules") or ()),
             job.replacement_policy(body.get("podReplacementPolicy"), bool(body.get("podFailurePolicy"))),
+            int(body.get("completions") or 1) if indexed else None,
+            int(body.get("parallelism", 1)),
+            body.get("backoffLimitPerIndex"),
+            bool(body.get("suspend")),
         )
-        run = JobRun(meta["name"], job_spec, template, self._logged(log), created_s=time.monotonic())
+
+        def around(index: int | None) -> MakeSurroundings:
+            return self._logged(log if index is None else logs[index])
+
+        run = JobRun(meta["name"], job_spec, template, around, created_s=time.monotonic())
         return self._jobs.start(run)
 
     def apply_pod(self, manifest: Json) -> PodRuntime:
@@ -391,3 +409,15 @@ class Node:
         with os.fdopen(fd, "w") as out:
             json.dump(body, out)
         return path
+
+
+def _of_index(sink: Callable[[str, bytes], None] | None, index: int | None) -> Callable[[str, bytes], None] | None:
+    if sink is None or index is None:
+        return sink
+    return lambda container, line: sink(f"{container}[{index}]", line)
+
+
+def _told_index(tell: Callable[[Json], None] | None, index: int | None) -> Callable[[Json], None] | None:
+    if tell is None or index is None:
+        return tell
+    return lambda event: tell({**event, "index": index})

@@ -5,6 +5,7 @@
     POST   /api/v1/namespaces/NS/pods                      DELETE /api/v1/namespaces/NS/pods/NAME
     POST   /api/v1/namespaces/NS/pods/NAME/eviction        GET    /api/v1/namespaces/NS/pods/NAME/log[?container=&previous=]
     POST   /apis/batch/v1/namespaces/NS/jobs               DELETE /apis/batch/v1/namespaces/NS/jobs/NAME
+    PATCH  /apis/batch/v1/namespaces/NS/jobs/NAME          (only: suspend false)
 
 A manifest's command runs as a process of this machine; its image is a name only.
 """
@@ -106,6 +107,11 @@ def serve(node: Backend, method: str, parts: list[str], body: Json, query: dict[
             node.apply_job(_named(node, body, namespace, "jobs"))
             with node.store.lock:
                 return 201, copy.deepcopy(node.store.jobs[(namespace, body["metadata"]["name"])])
+        case "PATCH", ["apis", "batch", "v1", "namespaces", namespace, "jobs", name]:
+            if (body.get("spec") or {}).get("suspend") is False:
+                node.job_handle(namespace, name).resume()
+            with node.store.lock:
+                return 200, copy.deepcopy(node.store.jobs[(namespace, name)])
         case "DELETE", ["apis", "batch", "v1", "namespaces", namespace, "jobs", name]:
             node.job_handle(namespace, name).stop()
             with node.store.lock:

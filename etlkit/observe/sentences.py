@@ -234,6 +234,11 @@ def _published(event: _Event) -> Sentence:
     )
 
 
+def _handed_over(event: _Event) -> Sentence:
+    made = f": {rows(event['rows'])} rows in {_count(event.get('parts'), 'file')}" if event.get("parts") else ""
+    return Sentence(f"this index's share is handed over{made}", Tone.GOOD)
+
+
 def _attempt_ended(event: _Event) -> Sentence:
     code, number = event.get("exit_code"), event.get("attempt")
     took = f" after {format_seconds(event['seconds'])}" if event.get("seconds") is not None else ""
@@ -315,6 +320,7 @@ _TELLERS: Mapping[str, Callable[[_Event], Sentence | None]] = {
     "limit_changed": _limit_changed,
     "allocation_failed": _allocation_failed,
     "published": _published,
+    "handed_over": _handed_over,
     "attempt_ended": _attempt_ended,
     "container_started": _container_started,
     "container_exited": _container_exited,

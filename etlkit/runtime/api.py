@@ -36,11 +36,13 @@ from ..plan.pipeline import Pipeline
 from ..settings import DEFAULT_GRACE_S, Settings, load
 from .checkpointer import Checkpointer
 from .cores import Cores, CpuAsker, cpu_policy, workers_for
+from .fanout import open_share
 from .gauge import Gauge, now_s
 from .learned import Learned
 from .loop import Ended, Loop, Tell, wait_idle
 from .opening import AlreadyDone, Opened, Request, open_run
 from .policy_file import PolicyWatcher, Refused, Taken, given_options, policy_from
+from .shard import Shard
 
 FACTS_WAIT_S = 3.0
 
@@ -111,6 +113,7 @@ def make_request(
     target: str,
     run_id: str | None,
     restart: bool,
+    shard: Shard | None = None,
 ) -> Request:
     """The job with its parameters bound and its pipelines made. Errors: UsageError, PlanError, or the author's own."""
     if isinstance(job, Job):
@@ -124,11 +127,12 @@ def make_request(
         target=target,
         parameters=parameters,
         pipelines=pipelines,
-        state=settings.state or str(Path(".etlkit") / name),
+        state=shard.state if shard is not None else settings.state or str(Path(".etlkit") / name),
         run_id=run_id,
         restart=restart,
         lock_wait_s=settings.lock_wait_s,
         keep=settings.keep,
+        shard=shard,
     )
 
 
@@ -142,7 +146,8 @@ def execute(request: Request, settings: Settings, renderer: Renderer) -> RunResu
         if pod is not None and pod.restart_count:
             # The container was restarted with the same command: what --restart discarded is gone, this is the new run.
             request = replace(request, restart=False)
-        opened = open_run(request, reader.limit_bytes(), _ended_before(pod))
+        open_it = open_run if request.shard is None else open_share
+        opened = open_it(request, reader.limit_bytes(), _ended_before(pod))
         if isinstance(opened, AlreadyDone):
             return RunResult(
                 0, "done before: nothing was touched", opened.run_id, request.state, 0, opened.rows_out, 0, None
@@ -180,8 +185,9 @@ def _attempt(
         workers=cores.most_workers,
         slice_rows=policy.slice_rows,
         wall=wall,
+        extent=opened.extent,
     )
-    checkpointer = Checkpointer(executor, opened.state_dir, inbox.put)
+    checkpointer = Checkpointer(executor, opened.state_dir, inbox.put, opened.hand_over)
     known = opened.learned
     gauge = Gauge(
         reader, executor, ledger, wall, cores.workers, known.resize_cost_s, known.spill_s, _split_forecast(known)

@@ -90,12 +90,13 @@ class NotWritten:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The output is visible and the run is done."""
+    """The run is done: the output is visible, or a share of it is handed over."""
 
     parts: int
     rows: int
     bytes: int
     seconds: float
+    visible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,17 @@ Report = Written | Skipped | NotWritten | Published | Merged
 class Checkpointer:
     """Owns every commit after the claim. ``post`` is called on its thread."""
 
-    def __init__(self, executor: Executor, state_dir: StateDir, post: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        state_dir: StateDir,
+        post: Callable[[Report], None],
+        hand_over: Callable[[], Sequence[Part] | None] | None = None,
+    ) -> None:
+        """``hand_over``: what is done with the parts in place of publishing them (a share of a fan-out). It gives the parts of all
+        shares if this one was the last, and the output is visible with it."""
         self._executor = executor
+        self._hand_over = hand_over
         self._state_dir = state_dir
         self._post = post
         self._queue: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()
@@ -259,7 +269,7 @@ class Checkpointer:
             phase = Phase.RUNNING
             if capture.complete:
                 facts["ended"] = self._ended(capture, runs)
-                if capture.stage == len(executor.plan.stages) - 1:
+                if not executor.later(capture.stage):
                     phase = Phase.PUBLISHING
             fresh = capture.fresh
             delta = StageDelta(
@@ -285,7 +295,7 @@ class Checkpointer:
     def _leave_something(self, capture: Capture) -> None:
         """An output without rows still says its columns, so that readers can open it."""
         stage = self._executor.plan.stages[capture.stage]
-        if not capture.complete or not isinstance(stage.output, SinkOutput) or capture.fresh.parts:
+        if not capture.complete or not isinstance(stage.output, SinkOutput) or capture.fresh.parts or self._hand_over:
             return
         number = stage.output.sink
         sink = self._executor.plan.sinks[number]
@@ -379,13 +389,19 @@ class Checkpointer:
         began_s = time.monotonic()
         try:
             parts = parts_of(self._snapshot())
-            for number, sink in enumerate(self._executor.plan.sinks):
-                sink.commit([part for at, part in parts if at == number], self._state_dir.fence)
-            self._state_dir.commit(Delta("output published", {}, wanted.facts, Phase.DONE))
+            shown: Sequence[Part] | None = [part for _, part in parts]
+            if self._hand_over is not None:
+                shown = self._hand_over()
+            else:
+                for number, sink in enumerate(self._executor.plan.sinks):
+                    sink.commit([part for at, part in parts if at == number], self._state_dir.fence)
+            said = "output published" if self._hand_over is None else "share handed over"
+            self._state_dir.commit(Delta(said, {}, wanted.facts, Phase.DONE))
         except BaseException as error:
             return NotWritten(wanted, error)
-        rows = sum(part.rows for _, part in parts)
-        return Published(len(parts), rows, sum(part.length for _, part in parts), time.monotonic() - began_s)
+        told = [part for _, part in parts] if shown is None else shown
+        rows, size = sum(part.rows for part in told), sum(part.length for part in told)
+        return Published(len(told), rows, size, time.monotonic() - began_s, shown is not None)
 
     def publish_now(self) -> None:
         """For a start that finds every part named and staged: nothing is left but to publish."""

@@ -68,7 +68,7 @@ def make_room(
     settings: Settings, target: str, limit_bytes: int | None, read_limit: Callable[[], int | None]
 ) -> int | None:
     """Ask if there is need. None: go on. 75: SIGTERM came, or later may be better. Errors: ConfigError, RefusedError."""
-    state = settings.state or f".etlkit/{_name(target)}"
+    state = settings.state or f".etlkit/{job_name(target)}"
     wanted = need(limit_bytes, settings.max_memory_bytes, learned.for_target(state, target))
     if wanted is None or limit_bytes is None:
         return None
@@ -196,7 +196,7 @@ def _teller(settings: Settings, state: str, intent: Mapping[str, Any]) -> Callab
     return say
 
 
-def _name(target: str) -> str:
+def job_name(target: str) -> str:
     """The job's name as far as it can be told without importing it."""
     place, colon, name = target.rpartition(":")
     return name if colon and place else Path(target).stem

@@ -214,7 +214,7 @@ class Gauge:
     def _later_bytes(self, figures: Figures) -> int:
         """Splits of scans in stages to come, all workers at it; their state can't be known before they run."""
         if figures.stage not in self._later:
-            later = self.executor.plan.stages[figures.stage + 1 :]
+            later = self.executor.later(figures.stage)
             tasks = [
                 Task(stage, 0, one, scan=index)
                 for stage in later
@@ -230,7 +230,7 @@ class Gauge:
         return self.workers * self.split_bytes(self._later[figures.stage])
 
     def _gathers_later(self, figures: Figures) -> bool:
-        later = self.executor.plan.stages[figures.stage + 1 :]
+        later = self.executor.later(figures.stage)
         return any(isinstance(stage.output, ExchangeOutput) for stage in later)
 
     def rows_per_s(self) -> float:

@@ -19,7 +19,7 @@ from ..decide.inflight import landed
 from ..decide.machine import initial, step
 from ..decide.policy import Policy
 from ..engine import executor as engine
-from ..errors import EtlkitError, FencedError
+from ..errors import CorruptStateError, EtlkitError, FencedError
 from ..exits import Exit
 from ..memory import interval_s
 from ..memory.allocation import is_allocation_failure, release_pools
@@ -211,7 +211,7 @@ class Loop:
 
     def _look_at_cores(self, at_s: float) -> None:
         figures = self.gauge.figures
-        last = figures.stage >= len(self.executor.plan.stages) - 1
+        last = not self.executor.later(figures.stage)
         left = figures.splits_total - figures.splits_done if last else None
         workers, quota = self.cores.workers, self.cores.quota_cores
         asked = self.cores.look(at_s, self.gauge.remaining_s(figures), left)
@@ -300,8 +300,9 @@ class Loop:
                     bytes=committed.bytes,
                     duration_s=round(committed.duration_s, 4),
                 )
-            case saving.Published(parts, rows, bytes_, seconds):
-                self.emit("published", parts=parts, rows=rows, bytes=bytes_, seconds=round(seconds, 4))
+            case saving.Published(parts, rows, bytes_, seconds, visible):
+                event = "published" if visible else "handed_over"
+                self.emit(event, parts=parts, rows=rows, bytes=bytes_, seconds=round(seconds, 4))
                 self._step(events.WorkFinished(now_s()))
             case events.ResizeReported():
                 self._reported(event)
@@ -396,7 +397,8 @@ class Loop:
         self._failure = known
         self._let_go()
         self.emit("checkpoint_failed", reason=wanted.reason, error=str(known))
-        if not isinstance(known, FencedError) and known.exit_code in PERMANENT:
+        lost = isinstance(known, CorruptStateError)  # a part or a run that is gone does not come back by trying again
+        if not isinstance(known, FencedError) and (lost or known.exit_code in PERMANENT):
             self._step(events.WorkFailed(now_s(), int(known.exit_code), str(known)))
         elif wanted.decided or self.state.saving is None or isinstance(known, FencedError):
             fenced = isinstance(known, FencedError)

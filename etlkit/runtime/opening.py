@@ -14,7 +14,7 @@ runs what this opens.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,11 @@ from typing import Any
 
 from ..checkpoint import Phase, Snapshot, StateDir, open_store
 from ..engine import growth
+from ..engine.extent import Extent
 from ..engine.planner import lower
 from ..engine.stages import ExchangeOutput, Plan, ScanInput
 from ..errors import ConfigError, EtlkitError, error_for
+from ..io.sink import Part
 from ..io.source import Growing
 from ..plan import nodes
 from ..plan.fingerprint import changed_files, changed_parameters, differences, digest, fingerprint, run_id
@@ -32,6 +34,7 @@ from ..plan.pipeline import Pipeline
 from . import learned, notes
 from .discarding import discard
 from .learned import Learned
+from .shard import Shard
 
 MAX_LISTED_FILES = 10_000
 """Up to so many input files are recorded one by one, so that a refusal can name the changed one."""
@@ -50,6 +53,8 @@ class Request:
     restart: bool = False
     lock_wait_s: float = 0.0
     keep: int = 2
+    shard: Shard | None = None
+    """A share of a fan-out; ``state`` is that share's own."""
 
 
 @dataclass(slots=True)
@@ -64,6 +69,10 @@ class Opened:
     attempts: list[dict[str, Any]]
     learned: Learned
     """What earlier runs and attempts of this job have measured."""
+    extent: Extent
+    """What of the plan runs here."""
+    hand_over: Callable[[], Sequence[Part] | None] | None = None
+    """In place of publishing, for a share."""
 
     @property
     def attempt(self) -> int:
@@ -89,7 +98,7 @@ def open_run(request: Request, limit_bytes: int | None, ended: Mapping[str, obje
     Errors: PlanError, InputError, StateBusyError, StateError; ConfigError where another run is unfinished.
     """
     plan = lower(request.pipelines, _watched_before(request))
-    inventory = _inventory(plan)
+    inventory = input_files(plan)
     parts = fingerprint(request.job, request.parameters, request.pipelines, inventory)
     identity = request.run_id or run_id(parts)
     if not request.restart and (done := _done_before(request.state, identity)) is not None:
@@ -119,7 +128,7 @@ def _watched_before(request: Request) -> Mapping[str, Any]:
     return {} if found is None else found.facts
 
 
-def _inventory(plan: Plan) -> list[tuple[str, int, str]]:
+def input_files(plan: Plan) -> list[tuple[str, int, str]]:
     """The input files; of a watched folder only the folder, for its files are not known yet."""
     found: list[tuple[str, int, str]] = []
     for source in plan.sources:
@@ -154,19 +163,19 @@ def _take(
     same = found is not None and found.run_id == identity and dict(found.fingerprint) == parts
     if found is not None and not request.restart:
         if found.phase is not Phase.DONE and not same:
-            raise _refused(request, found, parts, identity, inventory)
+            raise refused(request, found, parts, identity, inventory)
         if found.phase is Phase.FAILED:
-            raise _failed_before(found)
+            raise failed_before(found)
         if found.phase is not Phase.DONE:
-            opened = _resume(request, plan, state_dir, found, limit_bytes, ended)
+            opened = resume(request, plan, state_dir, found, limit_bytes, ended)
             notes.remove(request.state, notes.ASKED)
             return opened
-    opened = _begin(request, plan, state_dir, identity, parts, inventory, limit_bytes)
+    opened = begin(request, plan, state_dir, identity, parts, inventory, limit_bytes)
     notes.remove(request.state, notes.ASKED)
     return opened
 
 
-def _begin(
+def begin(
     request: Request,
     plan: Plan,
     state_dir: StateDir,
@@ -203,10 +212,11 @@ def _begin(
     for sink in plan.sinks:
         state_dir.still_ours()
         sink.recover([])
-    return Opened(plan, state_dir, snapshot, None, attempts, learned.of_job(snapshot.facts, request.job))
+    known_of_job = learned.of_job(snapshot.facts, request.job)
+    return Opened(plan, state_dir, snapshot, None, attempts, known_of_job, Extent(state_dir))
 
 
-def _resume(
+def resume(
     request: Request,
     plan: Plan,
     state_dir: StateDir,
@@ -242,7 +252,8 @@ def _resume(
         state_dir.still_ours()
         sink.prepare(found.run_id, resuming=True)
         sink.recover([part for at, part in parts_of(snapshot) if at == number])
-    return Opened(plan, state_dir, snapshot, found.id, attempts, learned.of_job(snapshot.facts, request.job))
+    known_of_job = learned.of_job(snapshot.facts, request.job)
+    return Opened(plan, state_dir, snapshot, found.id, attempts, known_of_job, Extent(state_dir))
 
 
 def _attempt(number: int, limit_bytes: int | None, resumed_from: int | None) -> dict[str, Any]:
@@ -300,7 +311,7 @@ def parts_of(snapshot: Snapshot) -> list[tuple[int, Any]]:
     return sorted(found, key=lambda pair: (pair[0], pair[1].split, pair[1].name))
 
 
-def _refused(
+def refused(
     request: Request, found: Snapshot, parts: dict[str, str], identity: str, inventory: Sequence[tuple[str, int, str]]
 ) -> ConfigError:
     changed = differences(found.fingerprint, parts)
@@ -316,7 +327,7 @@ def _refused(
     )
 
 
-def _failed_before(found: Snapshot) -> EtlkitError:
+def failed_before(found: Snapshot) -> EtlkitError:
     failure: Mapping[str, Any] = found.facts.get("failure") or {}
     return error_for(
         int(failure.get("exit_code", 1)),
