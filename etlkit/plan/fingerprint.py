@@ -54,6 +54,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         "plan": "the pipeline or the version of one of its functions",
         "input": "the input files",
         "format": "the version of etlkit's plans",
+        "shards": "another number of --shards",
     }
     return [
         words.get(part, part)
