@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..errors import ConfigError
+    from ..errors import ConfigError, UsageError
     from ..node import enforce, rehearsal, scope
     from ..node.node import Node
     from ..node.spec import pod_manifest
@@ -114,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         )
 
     if args.shards is not None:
+        if args.rehearse or args.kubeconfig:
+            raise UsageError("--rehearse and --kubeconfig are for one pod", "leave them out, or leave out --shards")
         return _run_shards(args, settings, enforcer, capacity, quantity_bytes(maximum), manifest_of, call)
     manifest = manifest_of(call)
     log = _Log(settings)
@@ -208,7 +210,7 @@ def _hand_out(kubeconfig: Path, to: str) -> None:
     """The node's own, where the operator wants it; readable by nobody else, since it is an administrator's."""
     from pathlib import Path
 
-    from ..errors import ConfigError
+    from ..errors import ConfigError, UsageError
 
     target = Path(to)
     try:
