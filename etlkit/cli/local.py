@@ -210,7 +210,7 @@ def _hand_out(kubeconfig: Path, to: str) -> None:
     """The node's own, where the operator wants it; readable by nobody else, since it is an administrator's."""
     from pathlib import Path
 
-    from ..errors import ConfigError, UsageError
+    from ..errors import ConfigError
 
     target = Path(to)
     try:
