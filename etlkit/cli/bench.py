@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "bench"
-HELP = "run a benchmark suite: throughput, checkpoint, recovery, survival, resize, scale, limits"
-SUITES = ("throughput", "checkpoint", "recovery", "survival", "resize", "scale", "limits")
+HELP = "run a benchmark suite: throughput, checkpoint, recovery, survival, resize, watch, scale, limits"
+SUITES = ("throughput", "checkpoint", "recovery", "survival", "resize", "watch", "scale", "limits")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
