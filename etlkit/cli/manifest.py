@@ -43,7 +43,7 @@ def add_order_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape",
         choices=("restart", "live", "rules"),
         help="restart: a resize restarts the container; live: nothing is restarted; rules: live, and exit 75 starts "
-        "again in place (default: restart, for a pod: rules)",
+        "again in place (default: restart, for a pod and for --shards: rules)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="K=V", help="a parameter of the job, as in the pod"
@@ -60,6 +60,7 @@ def add_order_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grace", metavar="T", help="from SIGTERM to SIGKILL (default: 8 checkpoints, or 60s)")
     parser.add_argument("--resizes", metavar="N", type=int, default=8, help="to survive, with restarts (default: 8)")
     parser.add_argument("--crashes", metavar="N", type=int, default=3, help="to survive beside them (default: 3)")
+    parser.add_argument("--shards", metavar="N", type=int, help="N pods share the work: an Indexed Job for each round")
     parser.add_argument("--checkpoint-every", metavar="T", help="bound on lost work (default: 1s)")
     parser.add_argument("--learned", metavar="STATE", help="state of an earlier run: sizes and grace come from it")
     parser.add_argument("--kubernetes", metavar="1.N", default="1.35", help="the cluster's version (default: 1.35)")
@@ -99,7 +100,7 @@ def platform_text(args: argparse.Namespace) -> str:
 
 def documents_of(order: Order, pod_patch: str | None) -> list[Any]:
     """Rendered, with the patch merged in; a patched workload loses its notes."""
-    from ..manifest.objects import render
+    from ..manifest.objects import render, workloads
     from ..manifest.patch import patch_workload
     from ..manifest.yaml import plain
 
@@ -107,7 +108,8 @@ def documents_of(order: Order, pod_patch: str | None) -> list[Any]:
     if pod_patch is not None:
         found = read_documents(pod_patch)
         patch = found[0] if found else {}
-        documents[-1] = patch_workload(plain(documents[-1]), patch)
+        for at in range(-len(workloads(order)), 0):
+            documents[at] = patch_workload(plain(documents[at]), patch)
     return documents
 
 
@@ -155,6 +157,7 @@ def order_from(args: argparse.Namespace) -> tuple[Order, list[str]]:
     """The order, and what the user should know about it. Errors: UsageError, ConfigError, PlanError."""
     from ..manifest.order import DATA, Kind, Order, Shape, check
     from ..plan.job import load as load_job
+    from ..plan.rounds import rounds
     from ..runtime.api import make_request
     from ..settings import load
     from ..units import parse_bytes, parse_cpu
@@ -164,13 +167,14 @@ def order_from(args: argparse.Namespace) -> tuple[Order, list[str]]:
     request = make_request(job, parameters_of(args.set), settings, target=args.target, run_id=None, restart=False)
     sizes = _sizes(args, request, settings)
     kind = Kind(args.kind)
+    usual = kind is not Kind.POD and args.shards is None
     order = Order(
         name=args.name or request.job.replace("_", "-").lower(),
         image=args.image,
         target=args.target,
         namespace=args.namespace,
         kind=kind,
-        shape=Shape(args.shape) if args.shape else (Shape.RULES if kind is Kind.POD else Shape.RESTART),
+        shape=Shape(args.shape) if args.shape else (Shape.RESTART if usual else Shape.RULES),
         parameters=tuple(args.set),
         memory_bytes=sizes.memory_bytes,
         max_memory_bytes=sizes.max_memory_bytes,
@@ -183,6 +187,8 @@ def order_from(args: argparse.Namespace) -> tuple[Order, list[str]]:
         claim=args.claim,
         schedule=args.schedule,
         minor=_minor(args.kubernetes),
+        shards=args.shards,
+        rounds=1 if args.shards is None else rounds(request.pipelines),
         settings={"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {},
         command=_command(args),
         why=sizes.why,

@@ -19,6 +19,7 @@ from .answer import OUTCOMES, Answer, Kind, read_answer
 from .official import TIMEOUTS_S, OfficialClient
 
 APPLY_TYPE = "application/apply-patch+yaml"
+MERGE_TYPE = "application/merge-patch+json"
 MANAGER = "etlkit"
 
 _PATHS = {
@@ -55,6 +56,11 @@ class Cluster:
 
     def create(self, body: Mapping[str, Any]) -> Answer:
         return self._call("POST", self._path(str(body["kind"])), body, query={"fieldManager": MANAGER})
+
+    def resume(self, job: str) -> Answer:
+        """A suspended Job may start its pods."""
+        body = {"spec": {"suspend": False}}
+        return self._call("PATCH", self._path("Job", job), body, MERGE_TYPE, {"fieldManager": MANAGER})
 
     def delete(self, kind: str, name: str) -> Answer:
         """With what it owns."""

@@ -20,13 +20,14 @@ def render(order: Order) -> list[Data]:
     """The documents, with their notes."""
     head = note(_head(order), _service_account(order))
     claim = [] if order.claim is not None else [_claim(order)]
-    return [head, _role_binding(order), *claim, _config(order), workload(order)]
+    return [head, _role_binding(order), *claim, _config(order), *workloads(order)]
 
 
-def workload(order: Order) -> Data:
+def workloads(order: Order) -> list[Data]:
+    """One; of a fan-out a Job for each round."""
     if order.kind is Kind.POD:
-        return _pod(order)
-    return _cron_job(order) if order.kind is Kind.CRONJOB else _job(order)
+        return [_pod(order)]
+    return [_cron_job(order)] if order.kind is Kind.CRONJOB else [_job(order, one) for one in range(order.rounds)]
 
 
 def _head(order: Order) -> str:
@@ -36,8 +37,17 @@ def _head(order: Order) -> str:
         Shape.RULES: "a resize of memory changes the limit of the running container; exit 75 starts it again in place",
     }[order.shape]
     made = f"  {order.command} > THIS_FILE\n" if order.command else ""
+    fan_out = ""
+    if order.shards is not None:
+        fan_out = f" {order.shards} pods share the work, each resizes itself (docs/adr/0018-fan-out.md)."
+        if order.rounds > 1:
+            fan_out += (
+                f" {order.rounds} Jobs, one after the other, since rows must meet between them: each but the first is suspended "
+                "until the one before is Complete: `etlkit submit` resumes it, or `kubectl patch job NAME --type=merge -p "
+                '\'{"spec":{"suspend":false}}\'`.'
+            )
     return (
-        f"{order.kind.capitalize()} {order.name}, shape {order.shape}: {shape}.\n"
+        f"{order.kind.capitalize()} {order.name}, shape {order.shape}: {shape}.{fan_out}\n"
         f"\n{made}"
         "  kubectl apply -f THIS_FILE\n"
         "\n"
@@ -74,10 +84,15 @@ def _role_binding(order: Order) -> Data:
 
 
 def _claim(order: Order) -> Data:
+    modes: Data = note(
+        "One pod at a time. With ReadWriteOnce two pods on one node could both write (F24).", ["ReadWriteOncePod"]
+    )
+    if order.shards is not None:
+        modes = note(
+            "The pods are on several nodes. Each index is fenced by its own state directory.", ["ReadWriteMany"]
+        )
     spec: dict[str, Data] = {
-        "accessModes": note(
-            "One pod at a time. With ReadWriteOnce two pods on one node could both write (F24).", ["ReadWriteOncePod"]
-        ),
+        "accessModes": modes,
         "resources": {"requests": {"storage": quantity_bytes(order.storage_bytes)}},
     }
     if order.storage_class is not None:
@@ -121,14 +136,25 @@ def toml(order: Order) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _job_spec(order: Order) -> dict[str, Data]:
-    spec: dict[str, Data] = {"completions": 1, "parallelism": 1}
+def _job_spec(order: Order, round_: int = 0) -> dict[str, Data]:
+    pods = order.shards_or_one
+    spec: dict[str, Data] = {"completions": pods, "parallelism": pods}
+    if order.shards is not None:
+        spec["completionMode"] = note("Each pod is told its index, and takes its share of the splits.", "Indexed")
+    if round_ > 0:
+        spec["suspend"] = note("Until the Job of the round before is Complete.", True)
     if order.resize_restarts:
         spec["backoffLimit"] = note(
             f"The Job is failed when restarts reach it, and every resize is one: room for {order.resizes} resizes and "
-            f"{order.crashes} crashes (F8).",
+            f"{order.crashes} crashes{' of each pod, since those of all are added up' if pods > 1 else ''} (F8).",
             order.backoff_limit,
         )
+    elif order.shards is not None:
+        spec["backoffLimitPerIndex"] = note(
+            "Each index has its own count: pods that fail, except those that the policy below ignores.",
+            order.backoff_limit,
+        )
+        spec["podFailurePolicy"] = _failure_policy()
     else:
         spec["backoffLimit"] = note(
             "Pods that fail, except those that the policy below ignores. A live resize restarts nothing and counts nowhere (F8).",
@@ -139,7 +165,7 @@ def _job_spec(order: Order) -> dict[str, Data]:
         "The replacement of a drained pod starts when the pod is gone, not while it still writes (F24).", "Failed"
     )
     spec["ttlSecondsAfterFinished"] = JOB_KEPT_S
-    spec["template"] = {"metadata": pod_metadata(order), "spec": pod_spec(order)}
+    spec["template"] = {"metadata": pod_metadata(order), "spec": pod_spec(order, round_)}
     return spec
 
 
@@ -168,8 +194,9 @@ def _failure_policy() -> dict[str, Data]:
     }
 
 
-def _job(order: Order) -> Data:
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(order), "spec": _job_spec(order)}
+def _job(order: Order, round_: int) -> Data:
+    metadata = _metadata(order, order.round_name.format(round_))
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": _job_spec(order, round_)}
 
 
 def _cron_job(order: Order) -> Data:

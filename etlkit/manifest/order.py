@@ -19,6 +19,7 @@ SUPPORTED, POSSIBLE = 35, 33
 CONTAINER = "etl"
 DATA = "/data"
 """Where the volume is mounted: state, and whatever the job reads and writes there."""
+MOST_SHARDS = 1000
 LEAST_MEMORY_BYTES = 96 << 20
 """Python, pyarrow and etlkit take about 90 MiB before the first batch."""
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -64,6 +65,10 @@ class Order:
     """A claim that is there already; None: one is made."""
     schedule: str = "0 3 * * *"
     minor: int = SUPPORTED
+    shards: int | None = None
+    """Pods that share the work (an Indexed Job a round); None: one pod."""
+    rounds: int = 1
+    """Of a fan-out: one, and one more for each time that rows must meet (ADR 18)."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Keys of ``etlkit.toml``."""
     command: str = ""
@@ -76,14 +81,31 @@ class Order:
         return self.shape is Shape.RESTART
 
     @property
+    def shards_or_one(self) -> int:
+        return 1 if self.shards is None else self.shards
+
+    @property
     def restart_policy(self) -> str:
         return "OnFailure" if self.resize_restarts else "Never"
 
     @property
     def backoff_limit(self) -> int:
         """F8. With OnFailure the Job is failed as soon as restarts reach it, so one more than must be survived. With Never only
-        failed pods count, and those that ended with 75 or by a drain are ignored."""
-        return self.resizes + self.crashes + 1 if self.resize_restarts else self.crashes
+        failed pods count, and those that ended with 75 or by a drain are ignored. The restarts of all pods of an Indexed Job are
+        added up; where an index has a count of its own, this is that."""
+        if self.resize_restarts:
+            return (self.resizes + self.crashes) * self.shards_or_one + 1
+        return self.crashes
+
+    @property
+    def backoff_limit_told(self) -> int:
+        """What each pod may count on: of an Indexed Job's limit its share, since it can't see the others."""
+        return (self.backoff_limit - 1) // self.shards_or_one + 1
+
+    @property
+    def round_name(self) -> str:
+        """The name of a round's Job, to be filled in."""
+        return f"{self.name}-r{{}}" if self.rounds > 1 else self.name
 
     @property
     def claim_name(self) -> str:
@@ -131,7 +153,20 @@ def refusals(order: Order) -> Iterator[Refusal]:
     if order.resize_restarts and order.resizes < 1:
         why = "each resize is a restart, and the Job is failed when restarts reach backoffLimit (F8)"
         yield Refusal("--shape restart with --resizes 0", why, "give --resizes 1 or more, or use --shape live")
+    if order.shards is not None:
+        yield from _fan_out(order)
     yield from _sizes(order)
+
+
+def _fan_out(order: Order) -> Iterator[Refusal]:
+    if not 1 <= order.shards_or_one <= MOST_SHARDS:
+        yield Refusal(f"--shards {order.shards}", f"it is a count of pods, {MOST_SHARDS} at most", "give 2 or more")
+    if order.kind is Kind.POD:
+        why = "an index of its own is what an Indexed Job gives to its pods"
+        yield Refusal("--shards with --kind pod", why, "use --kind job")
+    if order.kind is Kind.CRONJOB and order.rounds > 1:
+        why = f"the job needs {order.rounds} rounds, each a Job that waits for the one before, and a CronJob makes one"
+        yield Refusal("--shards with --kind cronjob", why, "let a workflow submit it, or leave out --shards")
 
 
 def _sizes(order: Order) -> Iterator[Refusal]:

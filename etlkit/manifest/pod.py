@@ -40,7 +40,7 @@ def pod_metadata(order: Order) -> dict[str, Data]:
     }
 
 
-def pod_spec(order: Order) -> dict[str, Data]:
+def pod_spec(order: Order, round_: int = 0) -> dict[str, Data]:
     return {
         "restartPolicy": note(_restart_note(order), order.restart_policy),
         "serviceAccountName": order.account,
@@ -63,7 +63,7 @@ def pod_spec(order: Order) -> dict[str, Data]:
             ),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(order)],
+        "containers": [_container(order, round_)],
         "volumes": _volumes(order),
     }
 
@@ -81,7 +81,7 @@ def _restart_note(order: Order) -> str:
     return "Nothing is started again in place. The Job makes a new pod after exit 75 (checkpointed, work left)."
 
 
-def _container(order: Order) -> dict[str, Data]:
+def _container(order: Order, round_: int) -> dict[str, Data]:
     memory = quantity_bytes(order.memory_bytes)
     rules: dict[str, Data] = {}
     if order.shape is Shape.RULES:
@@ -97,7 +97,7 @@ def _container(order: Order) -> dict[str, Data]:
         "imagePullPolicy": "IfNotPresent",
         "command": note(
             "Not through a shell: SIGTERM must reach etlkit, and its exit code the kubelet (F12).",
-            ["etlkit", "run", order.target, *(f"--set={one}" for one in order.parameters), "--progress=json"],
+            ["etlkit", "run", order.target, *_options(order, round_), "--progress=json"],
         ),
         "resources": note(
             "Request and limit of memory are one number, so that what is granted is there. By its CPU the pod is Burstable: "
@@ -141,6 +141,13 @@ def _container(order: Order) -> dict[str, Data]:
     }
 
 
+def _options(order: Order, round_: int) -> list[str]:
+    found = [f"--set={one}" for one in order.parameters]
+    if order.shards is not None:
+        found.append(f"--shards={order.shards}")
+    return [*found, f"--round={round_}"] if order.rounds > 1 else found
+
+
 def _resize_note(order: Order) -> str:
     if order.resize_restarts:
         return "A change of memory is SIGTERM, a last checkpoint, exit 75, and a new process with the new limit. CPU changes live."
@@ -169,7 +176,13 @@ def _environment(order: Order) -> list[Data]:
     ]
     if order.kind is not Kind.POD:
         found.append(
-            note("The Job's, which a pod can't read.", literal("ETLKIT_BACKOFF_LIMIT", str(order.backoff_limit)))
+            note(
+                "The Job's, which a pod can't read"
+                + (
+                    ": its share, since the restarts of all pods are added up (F8)." if order.shards_or_one > 1 else "."
+                ),
+                literal("ETLKIT_BACKOFF_LIMIT", str(order.backoff_limit_told)),
+            )
         )
     return [
         *found,

@@ -44,8 +44,7 @@ def room_for_resizes(w: Workload) -> Iterator[Finding]:
     if not w.is_job or not w.restarts_for_memory or w.restart_policy != "OnFailure":
         return
     sidecars = [c for c in items(w.pod, "initContainers") if c.get("restartPolicy") == "Always"]
-    pods = w.spec.get("parallelism", 1) if w.indexed else 1
-    pods = pods if isinstance(pods, int) else 1
+    pods = w.pods_at_once
     room = w.backoff_limit - 1
     needed = ROOM_FOR_RESIZES * pods + len(sidecars)
     if room >= needed:
@@ -64,11 +63,12 @@ def room_for_resizes(w: Workload) -> Iterator[Finding]:
 def backoff_limit_is_told(w: Workload) -> Iterator[Finding]:
     """F8: a pod can't read its Job."""
     told = w.env("ETLKIT_BACKOFF_LIMIT")
-    if not w.is_job or not w.restarts_for_memory or told == str(w.backoff_limit):
+    share = (w.backoff_limit - 1) // w.pods_at_once + 1
+    if not w.is_job or not w.restarts_for_memory or told == str(share):
         return
     said = "does not know" if told is None else f"is told {told} for"
     why = "with a wrong number the job asks for one resize too many, and that fails the Job (F8)"
-    remedy = f'set ETLKIT_BACKOFF_LIMIT to "{w.backoff_limit}"'
+    remedy = f'set ETLKIT_BACKOFF_LIMIT to "{share}"' + (", a pod's share" if w.pods_at_once > 1 else "")
     yield Finding(
         "backoff-limit-told", Level.FAIL, w.place, f"the pod {said} backoffLimit {w.backoff_limit}", why, remedy
     )
@@ -131,10 +131,18 @@ def one_pod_at_a_time(w: Workload) -> Iterator[Finding]:
             why,
             "set parallelism: 1, or completionMode: Indexed",
         )
-    if w.indexed and "JOB_COMPLETION_INDEX" not in (w.state or ""):
+    shared = any(word.startswith("--shards") for word in w.command)
+    if w.indexed and not shared and "JOB_COMPLETION_INDEX" not in (w.state or ""):
         why = "all indexes would work on one state: one runs, the others end with 73"
-        remedy = "give each its own: --state=/data/state/NAME-$(JOB_COMPLETION_INDEX)"
+        remedy = (
+            "give each its own: --state=/data/state/NAME-$(JOB_COMPLETION_INDEX); or let them share one run: --shards=N"
+        )
         yield Finding("one-pod", Level.FAIL, w.place, "an Indexed Job with one state for all", why, remedy)
+    if shared and (not w.indexed or w.shards != w.spec.get("completions")):
+        why = "each of the shares must be one index of an Indexed Job: with fewer the run is never whole"
+        what = f"--shards {w.shards} with completions {w.spec.get('completions')}, mode {w.spec.get('completionMode')}"
+        remedy = "set completionMode: Indexed, and completions to the number of shards"
+        yield Finding("one-pod", Level.FAIL, w.place, what, why, remedy)
     if w.cron is not None and w.cron.get("concurrencyPolicy") != "Forbid":
         why = "a run that is late is joined, or cut off, by the next on the same state"
         yield Finding(

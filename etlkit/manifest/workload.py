@@ -80,6 +80,19 @@ class Workload:
     def indexed(self) -> bool:
         return self.spec.get("completionMode") == "Indexed"
 
+    @property
+    def pods_at_once(self) -> int:
+        """Those whose restarts are added up (F8)."""
+        given = self.spec.get("parallelism", 1) if self.indexed else 1
+        return max(1, given) if isinstance(given, int) else 1
+
+    @property
+    def shards(self) -> int | None:
+        """What ``--shards`` says, where it is a number."""
+        words = " ".join(self.command).replace("--shards=", "--shards ").split()
+        given = words[words.index("--shards") + 1 :][:1] if "--shards" in words else []
+        return int(given[0]) if given and given[0].isdigit() else None
+
     def env(self, name: str) -> str | None:
         return next(
             (str(e["value"]) for e in items(self.container, "env") if e.get("name") == name and "value" in e), None

@@ -30,6 +30,8 @@ def docs_of(shape: str) -> Docs:
         return copy.deepcopy(build(MANIFESTS / "overlays" / shape))
     if shape == "cronjob":
         return as_data(replace(ORDER, kind=Kind.CRONJOB))
+    if shape == "shards":
+        return as_data(replace(ORDER, shape=Shape.RULES, shards=4))
     if shape == "pod":
         return as_data(replace(ORDER, kind=Kind.POD, shape=Shape.RULES))
     return as_data(replace(ORDER, shape=Shape(shape)))
@@ -112,6 +114,9 @@ BREAKS: list[tuple[str, str, Level, Callable[[Docs], None]]] = [
     ("live", "one-pod", FAIL, job("podReplacementPolicy", "TerminatingOrFailed")),
     ("restart", "one-pod", FAIL, job("parallelism", 2)),
     ("restart", "one-pod", FAIL, job("completionMode", "Indexed")),
+    ("shards", "one-pod", FAIL, job("completions", 3)),
+    ("shards", "one-pod", FAIL, job("completionMode", None)),
+    ("shards", "claim", FAIL, put("accessModes", ["ReadWriteOncePod"], "PersistentVolumeClaim")),
     ("cronjob", "one-pod", FAIL, put("concurrencyPolicy", "Allow", "CronJob")),
     ("cronjob", "one-pod", FAIL, put("concurrencyPolicy", None, "CronJob")),
     ("rules", "restart-rules", FAIL, job(f"{ETL}/restartPolicy", None)),

@@ -20,6 +20,7 @@ from etlkit.manifest.workload import workloads
 from etlkit.manifest.yaml import documents
 from etlkit.node import job as node_job
 from etlkit.node import spec as node_spec
+from etlkit.node.indexed import evaluate_indexed
 from etlkit.settings import load as load_settings
 from etlkit.units import GIB, MIB
 from tests.conftest import REPOSITORY
@@ -32,7 +33,14 @@ ORDERS = [
     for shape in Shape
     if (kind, shape) != (Kind.POD, Shape.RESTART)
 ]
-each_order = pytest.mark.parametrize("order", ORDERS, ids=lambda order: f"{order.kind}-{order.shape}")
+ORDERS += [replace(ORDER, shape=shape, shards=4, rounds=rounds) for shape in Shape for rounds in (1, 3)]
+
+
+def _id(order: Order) -> str:
+    return f"{order.kind}-{order.shape}" + (f"-{order.shards}-in-{order.rounds}" if order.shards else "")
+
+
+each_order = pytest.mark.parametrize("order", ORDERS, ids=_id)
 
 
 def schema_versions(order: Order) -> list[str]:
@@ -56,7 +64,7 @@ def test_every_shape_fits_the_schemas_strictly(order):
 @each_order
 def test_every_shape_keeps_our_own_rules(order):
     assert lint(as_data(order)) == []
-    assert len(list(workloads(as_data(order)))) == 1
+    assert len(list(workloads(as_data(order)))) == order.rounds
 
 
 @each_order
@@ -80,6 +88,8 @@ def test_a_job_survives_as_many_resizes_and_crashes_as_were_asked_for(order):
     """F8, by the arithmetic that was recorded from a cluster."""
     if order.kind is Kind.POD:
         return
+    if order.shards is not None:
+        return _each_index_survives_them(order)
     w = next(workloads(as_data(replace(order, resizes=5, crashes=2))))
     rules = tuple((w.spec.get("podFailurePolicy") or {}).get("rules") or ())
     job = node_job.JobSpec(w.restart_policy, w.backoff_limit, rules)
@@ -98,6 +108,28 @@ def test_a_job_survives_as_many_resizes_and_crashes_as_were_asked_for(order):
         assert node_job.evaluate(job, [drained] * 9 + [evicted] * 9).condition == ""
         hopeless = node_job.PodFacts("h", "Failed", exit_codes=(("etl", 65),))
         assert node_job.evaluate(job, [hopeless]).reason == "PodFailurePolicy"
+
+
+def _each_index_survives_them(order: Order) -> None:
+    w = next(workloads(as_data(replace(order, resizes=5, crashes=2))))
+    rules = tuple((w.spec.get("podFailurePolicy") or {}).get("rules") or ())
+    own = w.spec.get("backoffLimitPerIndex")
+    limit = None if own is not None else w.backoff_limit
+    job = node_job.JobSpec(w.restart_policy, limit, rules, completions=4, parallelism=4, backoff_limit_per_index=own)
+
+    def alive(restarts: int, failed: int) -> bool:
+        pods = [
+            node_job.PodFacts(f"f{n}-{i}", "Failed", exit_codes=(("etl", 137),), index=i)
+            for n in range(failed)
+            for i in range(4)
+        ]
+        pods += [node_job.PodFacts(f"p{i}", "Running", restarts=restarts, index=i) for i in range(4)]
+        return evaluate_indexed(job, pods).condition == ""
+
+    if order.shape is Shape.RESTART:
+        assert alive(restarts=7, failed=0) and not alive(restarts=8, failed=0)
+    else:
+        assert alive(restarts=0, failed=2) and not alive(restarts=0, failed=3)
 
 
 def test_the_rules_shape_starts_75_again_and_nothing_else():
@@ -120,6 +152,31 @@ def test_identity_and_settings_are_there():
     config = next(doc for doc in docs if doc["kind"] == "ConfigMap")
     volume = next(v for v in w.pod["volumes"] if v["name"] == "config")
     assert volume["configMap"]["name"] == config["metadata"]["name"]
+
+
+def test_a_fan_out_is_an_indexed_job_a_round_and_only_the_first_may_start():
+    found = list(workloads(as_data(replace(ORDER, shape=Shape.RULES, shards=4, rounds=3))))
+    assert [w.name for w in found] == ["part-revenue-r0", "part-revenue-r1", "part-revenue-r2"]
+    assert [w.spec.get("suspend", False) for w in found] == [False, True, True]
+    for number, w in enumerate(found):
+        assert w.indexed and w.spec["completions"] == w.spec["parallelism"] == w.shards == 4
+        assert f"--round={number}" in w.command
+        assert w.state == "/data/state/part-revenue", "the run's; each index makes its own folder below it"
+        assert "backoffLimit" not in w.spec and w.spec["backoffLimitPerIndex"] == 3
+    claim = next(doc for doc in as_data(replace(ORDER, shards=4)) if doc["kind"] == "PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    # Restarts of all indexes are added up (F8), and each pod is told the Job's number.
+    w = next(workloads(as_data(replace(ORDER, shape=Shape.RESTART, shards=4, resizes=8, crashes=3))))
+    assert w.spec["backoffLimit"] == 4 * 11 + 1 and w.env("ETLKIT_BACKOFF_LIMIT") == "12"
+    assert "--round" not in " ".join(w.command), "there is one round"
+
+
+def test_the_rounds_are_the_jobs_own(etlkit_command):
+    sizes = ("--memory", "256Mi", "--max-memory", "1Gi", "--set", "src=/data/in", "--set", "out=/data/out")
+    for job, rounds in (("jobs/clean_lineitem.py", 1), (JOB, 2)):
+        done = etlkit_command("manifest", job, "--image", "i:1", *sizes, "--shards", "3", cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr
+        assert len(list(workloads(list(yaml.safe_load_all(done.stdout))))) == rounds
 
 
 def test_the_config_map_is_a_file_that_etlkit_reads(tmp_path):
@@ -153,6 +210,9 @@ def test_an_existing_claim_is_used_and_none_is_made():
         ({"namespace": "a.b"}, "DNS"),
         ({"crashes": -1}, "count"),
         ({"cpu_millis": 0}, "requested"),
+        ({"shards": 0}, "count of pods"),
+        ({"kind": Kind.POD, "shape": Shape.RULES, "shards": 4}, "Indexed"),
+        ({"kind": Kind.CRONJOB, "shards": 4, "rounds": 2}, "2 rounds"),
     ],
 )
 def test_what_can_not_work_is_refused_with_its_reason(change, fact):

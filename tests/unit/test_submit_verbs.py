@@ -21,7 +21,7 @@ from etlkit.kube.apply import apply_all
 from etlkit.kube.cluster import Cluster
 from etlkit.kube.watch import JobWatch
 from etlkit.manifest.objects import as_data
-from etlkit.manifest.order import Order
+from etlkit.manifest.order import Order, Shape
 from tests.conformance.driver import eventually
 from tests.conftest import REPOSITORY
 
@@ -119,6 +119,24 @@ def test_submit_follows_the_job_through_a_restart_to_its_end(cluster, tmp_path, 
     assert submit.run(parsed(submit, *words, "--detach", "--name", "second")) == 0
     said = capsys.readouterr().err
     assert "Job second: created" in said and "etlkit status second --namespace etl --follow" in said
+
+
+def test_a_rounds_job_starts_when_the_one_before_is_complete_and_not_before(cluster, tmp_path, capsys):
+    documents = as_data(Order("part-revenue", "jobs:1", JOB, shape=Shape.RULES, shards=2, rounds=2))
+    log = tmp_path / "log"
+    for number, one in enumerate(documents[-2:]):
+        pod = one["spec"]["template"]["spec"]
+        pod["volumes"] = []
+        script = f"sleep 0.{5 - 4 * number}; echo {number} $JOB_COMPLETION_INDEX >> {log}"
+        pod["containers"][0] |= {"command": ["sh", "-c", script]}
+    api = Cluster("etl")
+    apply_all(api, documents)
+    assert submit._follow_all(api, ["part-revenue-r0", "part-revenue-r1"], "plain") == 0
+    lines = log.read_text().split("\n")[:-1]
+    assert sorted(lines[:2]) == ["0 0", "0 1"] and sorted(lines[2:]) == ["1 0", "1 1"]
+    assert capsys.readouterr().err.count("is done") == 2
+    # Once more: both are done already, and nothing runs again.
+    assert [one.what for one in apply_all(api, documents)][-2:] == ["done already", "done already"]
 
 
 def test_each_line_of_a_log_is_seen_once_across_restarts(cluster, tmp_path):
