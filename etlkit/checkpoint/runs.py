@@ -25,6 +25,8 @@ MAGIC = b"ETLKRUN1"
 _TAIL = struct.Struct("<QI8s")
 _SECTION_BYTES = 960 * 1024
 """With its framing below 1 MiB: the buffer that it is made in doubles, and the next step was what did not fit near a limit."""
+SMALL_SECTION_BYTES = 120 * 1024
+"""For a writer that has hardly any memory."""
 _BATCH_BYTES = 1024 * 1024
 _FLUSH_BYTES = 8 * 1024 * 1024
 _WRITE_BYTES = 1024 * 1024
@@ -36,10 +38,19 @@ _REMEDY = (
 class RunWriter:
     """Writes one run file. ``add`` in partition order, then ``close``; leaving a ``with`` block by an error aborts."""
 
-    def __init__(self, target: Target, name: str, stage: int, level: int, removed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        name: str,
+        stage: int,
+        level: int,
+        removed: Callable[[], None],
+        section_bytes: int = _SECTION_BYTES,
+    ) -> None:
         self._target: Target | None = target
         self._name, self._stage, self._level = name, stage, level
         self._removed = removed
+        self._section_bytes = section_bytes
         self._sections: list[Section] = []
         self._partition = -1
         self._at = self._flushed = 0
@@ -66,7 +77,7 @@ class RunWriter:
             table = pa.Table.from_batches([table])
         if not table.num_rows:
             return
-        rows_a_section = max(1, table.num_rows * _SECTION_BYTES // max(1, table.nbytes))
+        rows_a_section = max(1, table.num_rows * self._section_bytes // max(1, table.nbytes))
         for start in range(0, table.num_rows, rows_a_section):
             self._add_section(partition, table.slice(start, rows_a_section))
 

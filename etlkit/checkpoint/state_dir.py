@@ -33,7 +33,7 @@ from .manifest import Manifest
 from .model import Committed, Delta, Json, Phase, Problem, RunRef, Snapshot, StageDelta
 from .naming import Naming
 from .retention import Generation, collect, floor_of, generations, kept
-from .runs import RunReader, RunWriter
+from .runs import SMALL_SECTION_BYTES, RunReader, RunWriter
 from .shelf import Shelf
 from .store import Store, open_store
 
@@ -262,8 +262,8 @@ class StateDir:
                 self._fence.check()
             raise
 
-    def run_writer(self, stage: int, level: int = 0) -> RunWriter:
-        """A new run file, needed by nobody until a commit names it."""
+    def run_writer(self, stage: int, level: int = 0, *, small: bool = False) -> RunWriter:
+        """A new run file, needed by nobody until a commit names it. ``small``: made in little memory, in more sections."""
         with self._mutex:
             self._writable()
             name = self._naming.run(stage, self._fence.highest)
@@ -272,7 +272,8 @@ class StateDir:
             except BaseException:
                 self._naming.settle([name])
                 raise
-        return RunWriter(target, name, stage, level, lambda: self._naming.settle([name]))
+        size = {"section_bytes": SMALL_SECTION_BYTES} if small else {}
+        return RunWriter(target, name, stage, level, lambda: self._naming.settle([name]), **size)
 
     def collect(self) -> int:
         """Remove what no kept checkpoint needs: orphans, temporary files, old generations. Bytes removed."""

@@ -9,7 +9,7 @@ the writer waits for that cell's own lock. Nothing here does I/O.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -19,6 +19,8 @@ from .packing import together
 from .routing import route
 from .stages import ExchangeOutput
 
+PIECE_ROWS = 16_384
+"""Rows that are folded at once where memory is short: a megabyte or two."""
 WRITER_BYTES = 8 << 20
 """What writing a generation takes beside it: one cell in one piece, and a section of the run."""
 
@@ -259,6 +261,27 @@ def drain_cell(combiner: Combiner, cell: Cell) -> pa.Table | None:
         if not tables:
             return None
         return tables[0] if len(tables) == 1 else combiner.merge(pa.concat_tables(tables))
+
+
+def drain_in_pieces(combiner: Combiner, cell: Cell) -> Iterator[pa.Table]:
+    """The same rows a little at a time, nothing merged, for a writer that has no memory for a cell in one piece. Keys may repeat."""
+    with cell.lock:
+        cell.drained = True
+        partials, raw = list(cell.partials), list(cell.raw)
+    yield from partials
+    gathered: list[pa.RecordBatch] = []
+    for batch in raw:
+        for start in range(0, batch.num_rows, PIECE_ROWS):
+            gathered.append(batch.slice(start, PIECE_ROWS))
+            if sum(one.num_rows for one in gathered) >= PIECE_ROWS:
+                yield _piece(combiner, gathered)
+                gathered = []
+    if gathered:
+        yield _piece(combiner, gathered)
+
+
+def _piece(combiner: Combiner, raw: Sequence[pa.RecordBatch]) -> pa.Table:
+    return fold_raw(combiner, raw) if combiner.foldable else pa.Table.from_batches([together(raw, combiner.raw_schema)])
 
 
 def merge_runs(combiner: Combiner, batches: Sequence[pa.RecordBatch]) -> pa.Table:

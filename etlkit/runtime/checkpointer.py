@@ -13,7 +13,7 @@ import gc
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from ..checkpoint import (
     StateDir,
 )
 from ..checkpoint.compaction import GaveWay, choose_compaction, compact
-from ..engine.exchange import Generation, drain_cell, merge_runs
+from ..engine.exchange import Generation, drain_cell, drain_in_pieces, merge_runs
 from ..engine.executor import Capture, Executor, reduce_groups
 from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
 from ..errors import EtlkitError, FencedError, StateError
@@ -228,7 +228,7 @@ class Checkpointer:
                 return self._write_facts(wanted)
             self._executor.pause(PAUSE_S)
             self._make_room()
-            return self._write(wanted)
+            return self._write(wanted, small=True)
         except BaseException as again:
             return NotWritten(wanted, again if not is_allocation_failure(again) else again.with_traceback(None))
         finally:
@@ -254,7 +254,7 @@ class Checkpointer:
             wanted.then()
         return Written(committed, wanted, 0, None)
 
-    def _write(self, wanted: Wanted) -> Report:
+    def _write(self, wanted: Wanted, *, small: bool = False) -> Report:
         executor = self._executor
         began_s = time.monotonic()
         capture = executor.capture()
@@ -264,7 +264,7 @@ class Checkpointer:
                 executor.committed(capture, self._snapshot())
                 return Skipped(wanted)
             self._leave_something(capture)
-            runs = self._write_runs(capture)
+            runs = self._write_runs(capture, small)
             facts = dict(wanted.facts)
             phase = Phase.RUNNING
             if capture.complete:
@@ -303,15 +303,15 @@ class Checkpointer:
             epoch = self._snapshot().epoch
             capture.fresh.parts.extend((number, part) for part in sink.stage_empty(epoch, stage.schema))
 
-    def _write_runs(self, capture: Capture) -> tuple[RunRef, ...]:
-        """The captured state as one run file: a section a partition."""
+    def _write_runs(self, capture: Capture, small: bool) -> tuple[RunRef, ...]:
+        """The captured state as one run file, partition by partition. ``small``: in little memory, unmerged."""
         output = self._executor.plan.stages[capture.stage].output
         generation = capture.generation
         if not generation or not isinstance(output, ExchangeOutput):
             return ()
-        writer = self._state_dir.run_writer(capture.stage)
+        writer = self._state_dir.run_writer(capture.stage, small=small)
         try:
-            for partition, table in _tables(generation, output):
+            for partition, table in (_pieces if small else _tables)(generation, output):
                 writer.add(partition, table)
             return (writer.close(),)
         except BaseException:
@@ -413,11 +413,17 @@ class Checkpointer:
         self._state_dir.commit(Delta(reason, {}, facts, phase or now))
 
 
-def _tables(generation: Generation, output: ExchangeOutput):  # type: ignore[no-untyped-def]
+def _tables(generation: Generation, output: ExchangeOutput) -> Iterator[tuple[int, pa.Table]]:
     for partition, cell in enumerate(generation.cells):
         table = drain_cell(output.combiner, cell)
         if table is not None and table.num_rows:
             yield partition, table
+
+
+def _pieces(generation: Generation, output: ExchangeOutput) -> Iterator[tuple[int, pa.Table]]:
+    for partition, cell in enumerate(generation.cells):
+        for piece in drain_in_pieces(output.combiner, cell):
+            yield partition, piece
 
 
 def as_state_error(error: BaseException) -> EtlkitError:

@@ -121,3 +121,14 @@ def test_a_run_of_the_same_name_and_length_is_not_taken_for_it(state: StateDir, 
     (tmp_path / refs[0].name).write_bytes((tmp_path / refs[1].name).read_bytes())
     with state.open_run(refs[0]) as reader, pytest.raises(CorruptStateError, match=refs[0].name):
         reader.table(0)
+
+
+def test_a_writer_with_little_memory_makes_small_sections(state: StateDir) -> None:
+    table = pa.table({"x": pa.array(range(200_000), pa.int64())})
+    with state.run_writer(0, small=True) as writer:
+        writer.add(0, table)
+        run = writer.close()
+    assert max(section.length for section in run.sections) < 128 << 10
+    with state.open_run(run) as reader:
+        reader.check()
+        assert pa.Table.from_batches(reader.batches(0)).equals(table)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pytest
 
-from etlkit.engine.exchange import ExchangeState, Piece, SplitState, drain_cell
+from etlkit.engine.exchange import PIECE_ROWS, ExchangeState, Piece, SplitState, drain_cell, drain_in_pieces
 from etlkit.engine.routing import ToOne
 from etlkit.engine.stages import ExchangeOutput
 
@@ -134,3 +134,20 @@ def test_one_cell_is_folded_early_so_that_the_forecast_knows_how_often_keys_repe
     whole.add(SplitState(raw=pieces))
     whole.look_at_keys()
     assert not whole.folds, "rows of a join are not folded"
+
+
+@pytest.mark.parametrize("foldable", [True, False])
+def test_where_memory_is_short_a_cell_is_drained_in_pieces_of_bounded_size(foldable: bool) -> None:
+    combiner = Keeps(foldable=foldable)
+    exchange = state(combiner)
+    exchange.add(split(7, 8, partial=True)) if foldable else None
+    for start in range(0, 3 * PIECE_ROWS, 1000):
+        exchange.add(split(*range(start, start + 1000)))
+    exchange.add(split(*range(PIECE_ROWS + 1)))
+    taken = exchange.take()
+    pieces = list(drain_in_pieces(combiner, taken.cells[0]))
+    assert max(piece.num_rows for piece in pieces) < 2 * PIECE_ROWS
+    found = sorted(value for piece in pieces for value in piece["k"].to_pylist())
+    assert found == rows(combiner, taken), "the cell still has them all: the commit may fail"
+    exchange.sweep()
+    assert sorted(value for p in drain_in_pieces(combiner, taken.cells[0]) for value in p["k"].to_pylist()) == found
