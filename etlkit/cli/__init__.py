@@ -20,7 +20,7 @@ from ..exits import Exit
 from ..observe.logs import configure as configure_logs
 
 VERBS: Mapping[str, str] = {
-    "bench": "run a benchmark suite: throughput, checkpoint, recovery, survival, resize, scale, limits",
+    "bench": "run a benchmark suite: throughput, checkpoint, recovery, survival, resize, watch, scale, limits",
     "checkpoints": "list, inspect and prune the checkpoints of a state directory, or go back to an earlier one",
     "doctor": "check this place: cgroup, state directory, API server, permissions, policies; and where each setting comes from",
     "lint": "check a manifest: what a cluster would refuse, and what would lose work",
