@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from . import warm
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -44,20 +46,12 @@ def lineitem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def etlkit_command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run ``etlkit …`` in a process of its own, in a folder of one's choice."""
+    """Run ``etlkit …`` in a process of its own, in a folder of one's choice (tests/warm.py)."""
 
     def call(
         *arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "etlkit", *map(str, arguments)],
-            cwd=cwd,
-            env=environment(env),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
+        return warm.run(arguments, cwd=cwd, env=environment(env), timeout=timeout)
 
     return call
 

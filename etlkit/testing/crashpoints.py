@@ -42,7 +42,16 @@ def _parse(text: str) -> _Armed | None:
     return _Armed(name, times, act)
 
 
-_armed = _parse(os.environ.get(VARIABLE, ""))
+_armed: _Armed | None = None
+
+
+def arm(text: str) -> None:
+    """Die or stop as ``text`` says, which has the form of ``ETLKIT_CRASH_AT``. Errors: ValueError."""
+    global _armed
+    _armed = _parse(text)
+
+
+arm(os.environ.get(VARIABLE, ""))
 
 
 def declare(*names: str) -> tuple[str, ...]:

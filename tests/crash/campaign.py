@@ -39,6 +39,7 @@ from etlkit.checkpoint import StateDir
 from etlkit.observe.state import observe
 from etlkit.testing import crashpoints
 
+from .. import warm
 from ..conftest import environment, tpch
 
 JOBS = ("stateless", "stateful", "outputs")
@@ -206,7 +207,7 @@ def points() -> list[str]:
 
 def command(job: str, source: Path, place: Path) -> list[str]:
     return [
-        sys.executable, "-m", "etlkit", "run", f"{TARGET}:{job}", "--set", f"src={source}", "--set", f"out={place / 'out'}",
+        "run", f"{TARGET}:{job}", "--set", f"src={source}", "--set", f"out={place / 'out'}",
         "--state", str(place / "state"), "--checkpoint-every", "15ms", "--workers", "1", "--progress", "none",
     ]  # fmt: skip
 
@@ -214,7 +215,7 @@ def command(job: str, source: Path, place: Path) -> list[str]:
 def start(job: str, source: Path, place: Path, extra: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     place.mkdir(parents=True, exist_ok=True)
     with (place / "said").open("ab") as said:
-        return subprocess.Popen(
+        return warm.start(
             command(job, source, place), env=environment(extra), stdin=subprocess.DEVNULL, stdout=said, stderr=said
         )
 

@@ -48,7 +48,7 @@ def manifests(place: Path) -> Iterator[Path]:
 
 
 def restart(etlkit_command: Call, source: Path, place: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return etlkit_command(*command(JOB, source, place)[3:], "--restart", *more, cwd=place)
+    return etlkit_command(*command(JOB, source, place), "--restart", *more, cwd=place)
 
 
 def assert_whole(place: Path, whole: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_old_runs_other_output_is_cleared_too(
     call = [
         word.replace(f"out={killed / 'out'}", f"out={killed / 'elsewhere'}") for word in command(JOB, source, killed)
     ]
-    done = etlkit_command(*call[3:], "--restart", cwd=killed)
+    done = etlkit_command(*call, "--restart", cwd=killed)
     assert done.returncode == 0, done.stderr
     assert names_of(killed / "elsewhere") == names_of(whole)
     assert not names_of(killed / "out"), "nothing was finished there"
@@ -92,7 +92,7 @@ def test_corrupt_manifests(
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    refused = etlkit_command(*command(JOB, source, killed)[3:], cwd=killed)
+    refused = etlkit_command(*command(JOB, source, killed), cwd=killed)
     assert refused.returncode == 74 and "--restart" in refused.stderr
     done = restart(etlkit_command, source, killed, *run_id)
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_no_manifest_can_be_read(killed: Path, source: Path, whole: Path, etlkit
     for path in manifests(killed):
         path.write_bytes(content)
     (killed / "state" / "manifests" / "floor.json").write_bytes(content)
-    refused = etlkit_command(*command(JOB, source, killed)[3:], cwd=killed)
+    refused = etlkit_command(*command(JOB, source, killed), cwd=killed)
     assert refused.returncode == 74, refused.stderr
     done = restart(etlkit_command, source, killed)
     assert done.returncode == 0, done.stderr

@@ -129,8 +129,7 @@ def _run(request: dict[str, Any], answer: dict[str, Any]) -> int:
     if kill.startswith("split:"):
         doomed = int(kill.removeprefix("split:"))
     elif kill:
-        points: Any = crashpoints
-        points._armed = points._parse(kill)
+        crashpoints.arm(kill)
     begun = 0
     original = executor.run_task
 

@@ -24,6 +24,7 @@ import pytest
 from etlkit.checkpoint import document
 from etlkit.checkpoint.manifest import FORMAT
 
+from .. import warm
 from ..conftest import environment
 
 JOBS = """
@@ -115,25 +116,20 @@ class Place:
     ) -> str:
         """Run it, look at the exit code, and return what it said. ``powerless``: root may not read what is closed, either."""
         given = {"src": self.folder / "in", "out": self.folder / "out", **values}
-        command = [
-            sys.executable,
-            "-m",
-            "etlkit",
-            "run",
-            f"jobs.py:{job}",
-            "--state",
-            state,
-            "--progress",
-            "none",
-            *more,
-        ]
+        command = ["run", f"jobs.py:{job}", "--state", state, "--progress", "none", *more]
         for name, value in given.items():
             command += ["--set", f"{name}={value}"]
         if powerless and os.geteuid() == 0:
-            command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment(env), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
-        )  # fmt: skip
+            less = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+            done = subprocess.run(
+                [*less, sys.executable, "-m", "etlkit", *command],
+                cwd=self.folder,
+                env=environment(env),
+                capture_output=True,
+                text=True,
+            )
+        else:
+            done = warm.run(command, cwd=self.folder, env=environment(env))
         assert done.returncode == code, f"{done.returncode}, not {code}\n{done.stderr}"
         assert "Traceback" not in done.stderr and "unexpected" not in done.stderr, done.stderr
         if code:

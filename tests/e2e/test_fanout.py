@@ -27,6 +27,7 @@ from etlkit.plan.rounds import rounds
 from etlkit.testing import crashpoints
 from etlkit.testing.cgroups import unavailable
 
+from .. import warm
 from ..conftest import environment
 from .fanout_jobs import HEAVY_KEY
 
@@ -84,7 +85,7 @@ def make(folder: Path, groups: int) -> Path:
 
 
 def command(job: str, src: Path, place: Path, *options: str) -> list[str]:
-    call = [sys.executable, "-m", "etlkit", "run", f"{JOBS}:{job}", f"--set=src={src}", f"--set=out={place}/out"]
+    call = ["run", f"{JOBS}:{job}", f"--set=src={src}", f"--set=out={place}/out"]
     return [*call, f"--state={place}/state", "--progress=json", *options]
 
 
@@ -93,7 +94,7 @@ def share(job: str, src: Path, place: Path, index: int, round_: int = 0, of: int
 
 
 def finish(call: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(call, env=environment(env), capture_output=True, text=True, timeout=120)
+    return warm.run(call, cwd=Path.cwd(), env=environment(env))
 
 
 def run_all(job: str, src: Path, place: Path, of: int = 2) -> None:
@@ -121,7 +122,7 @@ def read(out: Path) -> dict[str, list[str]]:
 
 
 def show(place: Path) -> dict:
-    done = finish([sys.executable, "-m", "etlkit", "show", f"{place}/state", "--json"])
+    done = finish(["show", f"{place}/state", "--json"])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -132,7 +133,7 @@ GROUPED = "select k, sum(v)::bigint as total, count(*) as n, min(name) as least,
 @needs_cgroups
 def test_local_with_shards_gives_what_duckdb_gives_and_one_process(src, alone, tmp_path):
     call = [
-        sys.executable, "-m", "etlkit", "local", f"{JOBS}:grouped", "--memory", "256Mi", "--shards", str(SHARDS),
+        "local", f"{JOBS}:grouped", "--memory", "256Mi", "--shards", str(SHARDS),
         "--set", f"src={src}", "--set", f"out={tmp_path}/out", "--state", f"{tmp_path}/state", "--progress", "plain",
     ]  # fmt: skip
     done = finish(call)
@@ -160,7 +161,7 @@ def test_the_same_rows_as_in_one_process(job, src, alone, tmp_path):
 @pytest.mark.parametrize("policy", ["RestartContainer", pytest.param("NotRequired", marks=pytest.mark.long)])
 def test_only_the_heavy_index_resizes(policy, src, tmp_path):
     call = [
-        sys.executable, "-m", "etlkit", "local", f"{JOBS}:uneven", "--memory", "192Mi", "--max-memory", "1Gi", "--shards", "4",
+        "local", f"{JOBS}:uneven", "--memory", "192Mi", "--max-memory", "1Gi", "--shards", "4",
         "--set", f"src={src}", "--set", f"out={tmp_path}/out", "--state", f"{tmp_path}/state", "--resize-policy", policy,
     ]  # fmt: skip
     done = finish(call)
@@ -197,7 +198,8 @@ def test_a_pod_that_is_killed_and_one_that_is_drained_lose_nothing(src, alone, t
 
 
 def start_round(node: Node, src: Path, place: Path, round_: int, env: dict[str, str]) -> JobHandle:
-    call = command("grouped", src, place, f"--shards={SHARDS}", f"--round={round_}", "--checkpoint-every=100ms")
+    words = command("grouped", src, place, f"--shards={SHARDS}", f"--round={round_}", "--checkpoint-every=100ms")
+    call = [sys.executable, "-m", "etlkit", *words]
     pod = pod_manifest("etl", call, memory="256Mi", resize_policy="NotRequired", restart_policy="Never")
     return node.start_job(
         pod, env=env, backoff_limit=10, completions=SHARDS, environment_base=environment(), stdout=lambda *_: None
@@ -241,7 +243,7 @@ def test_an_old_self_that_wakes_up_after_its_replacement_changes_nothing(point, 
         assert finish(share("grouped", small, tmp_path, other, number)).returncode == 0
     call = share("grouped", small, tmp_path, index, round_)
     env = environment({crashpoints.VARIABLE: f"{point}:stop"})
-    sleeper = subprocess.Popen(call, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    sleeper = warm.start(call, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         assert eventually(lambda: stopped(sleeper.pid) or sleeper.poll() is not None)
         assert sleeper.poll() is None, "it never came there"
@@ -290,7 +292,7 @@ def test_indexes_that_arrive_together_publish_once(small, alone, tmp_path):
     """Whoever comes last must see that all are there, also if they come at the same moment."""
     for round_ in range(2):
         calls = [share("grouped", small, tmp_path, index, round_, 3) for index in range(3)]
-        running = [subprocess.Popen(call, env=environment(), stdout=subprocess.DEVNULL) for call in calls]
+        running = [warm.start(call, env=environment(), stdout=subprocess.DEVNULL) for call in calls]
         assert [one.wait(120) for one in running] == [0, 0, 0]
     assert read(tmp_path / "out") == alone("grouped", small)
 

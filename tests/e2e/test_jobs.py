@@ -11,7 +11,6 @@ import importlib.util
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from .. import warm
 from ..conftest import REPOSITORY, environment
 from .expected import assert_same, read_output
 
@@ -226,9 +226,7 @@ def test_inbox(tmp_path, etlkit_command):
         return {day * 100 + number for day in days for number in range(0, 30, 3)}
 
     def watch(until: set[int]) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "etlkit", *call], env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )
+        process = warm.start(call, env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
         while shown() != until:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from etlkit.testing import crashpoints
 
+from .. import warm
 from ..conftest import environment
 from ..crash.campaign import TARGET, difference, make_source, names_of, rows_of
 
@@ -106,8 +106,8 @@ def test_a_sleeper_without_any_lock_is_fenced(
     for number, point in enumerate(("run.synced", "manifest.written:3", "manifest.linked:3")):
         state, out = f"s3://bucket/sleeper-{number}", tmp_path / f"out-{number}"
         call = arguments("stateful", source, out, state)
-        sleeper = subprocess.Popen(
-            [sys.executable, "-m", "etlkit", *call],
+        sleeper = warm.start(
+            call,
             env=environment({**s3, crashpoints.VARIABLE: f"{point}:stop"}),
             cwd=tmp_path,
             stderr=subprocess.PIPE,

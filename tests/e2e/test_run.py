@@ -6,14 +6,14 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from ..conftest import REPOSITORY, environment
+from .. import warm
+from ..conftest import REPOSITORY, environment, tpch
 from .expected import assert_same, part_revenue, read_output
 
 JOBS = REPOSITORY / "jobs"
@@ -31,8 +31,7 @@ def count_rows(src: Path) -> int:
 
 
 def show(state: Path) -> dict:
-    command = [sys.executable, "-m", "etlkit", "show", str(state), "--json"]
-    return json.loads(subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout)
+    return json.loads(warm.run(["show", state, "--json"], cwd=Path.cwd(), env=environment()).stdout)
 
 
 def test_part_revenue_equals_duckdb(lineitem, tmp_path, etlkit_command):
@@ -79,15 +78,21 @@ def test_another_parameter_under_an_unfinished_run_is_refused(lineitem, tmp_path
     assert_same(read_output(tmp_path / "out"), part_revenue(lineitem, 30), ["l_partkey"])
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """lineitem at scale 0.05: each case of the kills reads it whole once more, to compare."""
+    return tpch(tmp_path_factory.mktemp("small"), "0.05", "lineitem", 3) / "lineitem"
+
+
 @pytest.mark.parametrize("job", ["part_revenue", "clean_lineitem"])
-def test_killed_at_ten_random_moments_loses_and_doubles_nothing(job, lineitem, tmp_path, etlkit_command):
+def test_killed_at_ten_random_moments_loses_and_doubles_nothing(job, small, tmp_path, etlkit_command):
     """Twenty in all: ten for the stateful job, ten for the stateless one. Real processes, real SIGKILL.
 
     A run that is done before its kill comes makes room for the next one, with its output compared too.
     """
     keys = ["l_partkey"] if job == "part_revenue" else ["l_orderkey", "l_linenumber"]
     began = time.monotonic()
-    assert etlkit_command(*arguments(job, lineitem, tmp_path / "s", tmp_path / "whole"), cwd=tmp_path).returncode == 0
+    assert etlkit_command(*arguments(job, small, tmp_path / "s", tmp_path / "whole"), cwd=tmp_path).returncode == 0
     took = time.monotonic() - began
     whole = read_output(tmp_path / "whole")
     draw = random.Random(f"{job} 1")
@@ -95,8 +100,10 @@ def test_killed_at_ten_random_moments_loses_and_doubles_nothing(job, lineitem, t
     while kills < 10:
         runs += 1
         out = tmp_path / f"out-{runs}"
-        call = [*arguments(job, lineitem, tmp_path / f"state-{runs}", out), "--checkpoint-every", "50ms"]
-        while (code := run_and_kill(call, tmp_path, draw.uniform(0.1, took) if kills < 10 else 120)) == -signal.SIGKILL:
+        call = [*arguments(job, small, tmp_path / f"state-{runs}", out), "--checkpoint-every", "50ms"]
+        while (
+            code := run_and_kill(call, tmp_path, draw.uniform(0.05, took) if kills < 10 else 120)
+        ) == -signal.SIGKILL:
             kills += 1
         assert code == 0
         assert_same(read_output(out), whole, keys)
@@ -106,7 +113,7 @@ def test_killed_at_ten_random_moments_loses_and_doubles_nothing(job, lineitem, t
 
 def run_and_kill(call: list[str], cwd: Path, after_s: float) -> int:
     """The exit code; -9 if it was still running after so many seconds."""
-    process = subprocess.Popen([sys.executable, "-m", "etlkit", *call], env=environment(), cwd=cwd)
+    process = warm.start(call, env=environment(), cwd=cwd)
     try:
         return process.wait(timeout=after_s)
     except subprocess.TimeoutExpired:
@@ -148,9 +155,7 @@ def test_a_signal_checkpoints_and_nothing_is_repeated(number, lineitem, tmp_path
         "--workers",
         "1",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "etlkit", *call], env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    process = warm.start(call, env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     wait_for_splits(tmp_path / "state", 2)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from .. import warm
 from ..conftest import environment
 
 JOBS = """
@@ -54,10 +54,10 @@ class Folder:
 
     def start(self, *extra: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         command = [
-            sys.executable, "-m", "etlkit", "run", f"jobs.py:{self.job}", "--set", f"src={self.src}", "--set",
+            "run", f"jobs.py:{self.job}", "--set", f"src={self.src}", "--set",
             f"out={self.out}", "--state", str(self.state), "--progress", "none", "--checkpoint-every", "50ms", *extra,
         ]  # fmt: skip
-        return subprocess.Popen(
+        return warm.start(
             command, env=environment(env), cwd=self.root, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
         )
 
