@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import sys
+import threading
 
 from .cli import dispatch
 
 
 def main() -> int:
-    return dispatch(sys.argv[1:])
+    code = dispatch(sys.argv[1:])
+    if any(thread.daemon for thread in threading.enumerate()):
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End now, with the exit code that was decided. A worker may still be inside Arrow (a writer that was taken over does not wait
+    for it): Python would end its thread where it stands, which C++ answers with SIGABRT."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

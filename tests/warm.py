@@ -223,6 +223,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     arguments = _serve(socket.socket(fileno=int(sys.argv[1])))
     sys.argv = ["etlkit", *arguments]
-    from etlkit.cli import dispatch
+    from etlkit.__main__ import main
 
-    sys.exit(dispatch(arguments))
+    sys.exit(main())

@@ -155,3 +155,31 @@ def test_a_reader_that_goes_away_is_no_error(etlkit_command, tmp_path):
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(30) == 0
+
+
+INSIDE_ARROW = """
+import io, sys, threading, time
+import pyarrow as pa, pyarrow.csv
+from etlkit import __main__
+
+class Slow(io.RawIOBase):
+    def readable(self): return True
+    def read(self, size=-1):
+        inside.set()
+        time.sleep(0.5)
+        return b"x" * size
+
+inside = threading.Event()
+threading.Thread(target=lambda: pyarrow.csv.read_csv(pa.PythonFile(Slow(), mode="r")), daemon=True).start()
+inside.wait()
+__main__.dispatch = lambda arguments: print("said") or 73
+sys.exit(__main__.main())
+"""
+
+
+def test_a_worker_inside_arrow_does_not_change_the_exit_code():
+    """Python ends such a thread where it stands, and C++ answers with SIGABRT."""
+    done = subprocess.run(
+        [sys.executable, "-c", INSIDE_ARROW], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (73, "said\n", "")
