@@ -189,6 +189,8 @@ def _serve(way: socket.socket) -> list[str]:
             os._exit(0)
         (length,) = _LENGTH.unpack(head)
         order = json.loads(way.recv(length, socket.MSG_WAITALL))
+        if any("s3://" in word for word in order["arguments"]):
+            import s3fs  # noqa: F401  a second more: not for everybody
         assert len([*Path("/proc/self/task").iterdir()]) == 1, "a fork copies one thread only"
         pid = os.fork()
         if pid == 0:
