@@ -93,7 +93,7 @@ def _tables(story: Mapping[str, Any]) -> list[str]:
     )  # fmt: skip
     checkpoints = story["checkpoints"]
     told += _table(
-        _newest("checkpoints", len(checkpoints), _LAST_CHECKPOINTS),
+        _newest("checkpoints", story["checkpoint_cost"]["count"], _LAST_CHECKPOINTS),
         ("", "at", "took", "size", "why"),
         [
             (one["id"], _clock(one["at"]), _seconds(one["duration_s"]), _size(one["bytes"]), one["reason"])

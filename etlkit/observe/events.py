@@ -1,27 +1,32 @@
-"""The event log of a run: one JSON object a line, appended while it runs, across restarts. ``docs/events.md`` has the fields.
+"""The event log: one JSON object a line, appended while it runs, across restarts. ``docs/events.md`` has the fields.
 
-Covers writing it so that several processes may append at once and a crash leaves at most one torn line, bounding its size, and
-reading it. The log is for people and tools: nothing is decided by it and no result depends on it, so it is not synced, and a
-disk that takes no more events does not stop the job (the checkpoint will say that the disk is full). Behind a URL: stored_events.
+Covers writing it so that several processes may append at once and a crash leaves at most one torn line, keeping it below a bound
+(``thinning.py`` says what goes), and reading it. The log is for people and tools: nothing is decided by it and no result depends
+on it, so it is not synced, and a disk that takes no more events does not stop the job (the checkpoint will say that the disk is
+full). Behind a URL: stored_events.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-MAX_BYTES = 8 << 20
-_KEEP_EVERY = 4
+from .thinning import shortened
+
+MAX_BYTES = 4 << 20
+"""No log is longer: it is shortened first."""
+_TRY_AGAIN_S = 10.0
+"""After a disk had no room for the shorter one."""
 _LOCK_TRIES = 20
 _LOCK_PAUSE_S = 0.001
-_PROGRESS_MARK = b'"event":"progress"'
 
 
 def stamp() -> str:
@@ -33,20 +38,6 @@ def as_line(event: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], byte
     """The event stamped with the time, and the line that says so."""
     record = {"event": event, "at": stamp(), **{name: value for name, value in fields.items() if name != "at"}}
     return record, orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
-
-
-def thinned(lines: Sequence[bytes]) -> list[bytes]:
-    """Fewer ``progress`` lines in the older half; every other line stays."""
-    middle = len(lines) // 2
-    kept: list[bytes] = []
-    seen = 0
-    for line in lines[:middle]:
-        if _PROGRESS_MARK in line[:32]:
-            seen += 1
-            if seen % _KEEP_EVERY:
-                continue
-        kept.append(line)
-    return [*kept, *lines[middle:]]
 
 
 def records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -68,8 +59,8 @@ class EventLog:
         self.lost = 0
         """Events that could not be written."""
         self._max_bytes = max_bytes
-        self._thin_at_bytes = max_bytes
         self._fd: int | None = None
+        self._not_before_s = 0.0
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
         """Write one event, stamped with the time (a field of that name does not count). Returns it as it was written.
@@ -94,9 +85,13 @@ class EventLog:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line  # somebody died in the middle of a line: it stays one torn line
+            if size + len(line) > self._max_bytes:
+                if time.monotonic() < self._not_before_s:
+                    raise OSError(errno.ENOSPC, "the log is full, and could not be shortened a moment ago")
+                self._not_before_s = time.monotonic() + _TRY_AGAIN_S
+                fd = self._shortened(fd, size)
+                self._not_before_s = 0.0
             os.write(fd, line)
-            if size + len(line) > self._thin_at_bytes:
-                self._thin()
         finally:
             _unlock(fd)
 
@@ -116,17 +111,30 @@ class EventLog:
                 return self._fd
             self.close()
 
-    def _thin(self) -> None:
-        """Write the file anew with fewer ``progress`` lines in its older half; every other line stays.
+    def _shortened(self, fd: int, size: int) -> int:
+        """The file anew, at most half as long as the bound: so it is written anew once for each half that it grows by.
 
-        The next time comes when it has grown by half again: with many other events the file may pass the bound, but
-        rewriting it never costs more than a fixed share of writing it.
+        A crash leaves the old file or the new one. The new one is locked before it is in place.
         """
-        kept = thinned(self.path.read_bytes().splitlines(keepends=True))
+        for left in self.path.parent.glob(f".{self.path.name}.*"):
+            left.unlink(missing_ok=True)  # of somebody who died at it
+        kept = b"".join(shortened(os.pread(fd, size, 0).splitlines(keepends=True), self._max_bytes))
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        beside.write_bytes(b"".join(kept))
-        beside.replace(self.path)
-        self._thin_at_bytes = max(self._max_bytes, sum(map(len, kept)) * 3 // 2)
+        fresh = os.open(beside, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            _lock(fresh)
+            _write_all(fresh, kept)
+            beside.replace(self.path)
+        except OSError:
+            os.close(fresh)
+            beside.unlink(missing_ok=True)
+            raise
+        late = os.pread(fd, self._max_bytes, size)  # of a writer that could not wait for the lock
+        if late:
+            _write_all(fresh, late)
+        self.close()
+        self._fd = fresh
+        return fresh
 
 
 def read_events(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
@@ -135,6 +143,11 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         return
     with open(path, "rb") as file:
         yield from records(file)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _lock(fd: int) -> None:

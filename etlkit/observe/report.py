@@ -201,7 +201,7 @@ def _apart(found: Sequence[tuple[float, _Event]], end_s: float) -> Iterator[tupl
     place = (lambda one: int(one[0] / end_s * MOST_PINS)) if end_s else (lambda one: 0)
     for _, group in groupby(found, key=place):
         several = list(group)
-        yield (*several[0], len(several))
+        yield (*several[0], sum(int(event.get("count", 1)) for _, event in several))
 
 
 def _pauses(chart: Chart, seen: Timeline) -> None:
@@ -273,11 +273,12 @@ def _checkpoints(story: _Story, seen: Timeline) -> str:
     if not found:
         return ""
     cost = story["checkpoint_cost"]
-    sizes = [float(event.get("bytes") or 0) for _, event in found]
-    times = [float(event.get("duration_s") or 0) for _, event in found]
+    sizes = [size for _, event in found for size in _each(event, "bytes")]
+    times = [took_s for _, event in found for took_s in _each(event, "duration_s")]
+    slowest_s = max(float(event.get("duration_s") or 0) for _, event in found)
     told = {
-        "bytes": f"{len(found)} of them, {format_bytes(sum(sizes))} in all, the median {format_bytes(median(sizes))}.",
-        "duration_s": f"The median took {format_seconds(median(times))}, the slowest {format_seconds(max(times))}"
+        "bytes": f"{cost['count']:,} of them, {format_bytes(cost['bytes'])} in all, the median {format_bytes(median(sizes))}.",
+        "duration_s": f"The median took {format_seconds(median(times))}, the slowest {format_seconds(slowest_s)}"
         + (
             f"; written beside the work for {100 * cost['share']:.1f} % of the time."
             if cost["share"] is not None
@@ -301,6 +302,12 @@ def _checkpoints(story: _Story, seen: Timeline) -> str:
     return f'<div class="pair">{"".join(charts)}</div>'
 
 
+def _each(event: _Event, name: str) -> list[float]:
+    """Of one checkpoint, or the mean of those that one line of a shortened log stands for, as often as there were."""
+    count = int(event.get("count", 1))
+    return [float(event.get(f"sum_{name}", event.get(name)) or 0) / count] * count
+
+
 def _columns(found: Sequence[tuple[float, _Event]], end_s: float) -> Iterator[tuple[float, list[_Event]]]:
     """Checkpoints that share a place, as ``_apart``, but all of them: the largest is what one looks for."""
     for _, group in groupby(found, key=lambda one: int(one[0] / end_s * MOST_PINS) if end_s else 0):
@@ -314,7 +321,8 @@ def _duration(value: float) -> str:
 
 def _checkpoint(event: _Event) -> str:
     return (
-        f"checkpoint {event.get('id')}: {format_bytes(event.get('bytes') or 0)} in "
+        f"checkpoint {event.get('id')}{f', the largest of {count}' if (count := event.get('count')) else ''}: "
+        f"{format_bytes(event.get('bytes') or 0)} in "
         f"{format_seconds(event.get('duration_s') or 0)}, {event.get('reason')}"
     )
 

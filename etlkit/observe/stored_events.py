@@ -16,7 +16,8 @@ from typing import Any
 
 from ..checkpoint.store import Store, open_store
 from ..errors import EtlkitError
-from .events import EventLog, as_line, read_events, records, stamp, thinned
+from .events import EventLog, as_line, read_events, records, stamp
+from .thinning import shortened
 
 FOLDER = "events"
 FILE = "events.jsonl"
@@ -33,7 +34,7 @@ class StoredEventLog:
         self.name = f"{FOLDER}/{stamp().replace(':', '').replace('-', '')}-{os.getpid():x}.jsonl"
         self._store = store
         self._pause_s = FIRST_PAUSE_S
-        self._thin_at_bytes = self._max_bytes = max_bytes
+        self._max_bytes = max_bytes
         self._lines: list[bytes] = []
         self._bytes = 0
         self._changed = threading.Condition()
@@ -47,10 +48,9 @@ class StoredEventLog:
         with self._changed:
             self._lines.append(line)
             self._bytes += len(line)
-            if self._bytes > self._thin_at_bytes:
-                self._lines = thinned(self._lines)
+            if self._bytes > self._max_bytes:
+                self._lines = shortened(self._lines, self._max_bytes)
                 self._bytes = sum(map(len, self._lines))
-                self._thin_at_bytes = max(self._max_bytes, self._bytes * 3 // 2)
             self._dirty = True
             self._changed.notify()
         return record

@@ -6,13 +6,13 @@ figures and each decision's reason). The log may lack lines, so nothing that the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..checkpoint import Phase, Snapshot
 from ..plan.fingerprint import digest
-from .timeline import Timeline, timeline
+from .sentences import moment
+from .timeline import Span, Timeline, timeline
 
 _ATTEMPT = (
     "number", "started_at", "ended_at", "exit_code", "ended_by", "limit_bytes", "peak_bytes", "resumed_from",
@@ -57,23 +57,36 @@ def _checkpoint_cost(seen: Timeline) -> dict[str, Any]:
     each second of work) is a bound on what it slowed the work down. ``write_amplification``: bytes written, those of merging old
     runs included, for each byte that checkpoints added."""
     written = [(at_s, event) for at_s, event in seen.marks if event.get("event") == "checkpoint"]
-    added = sum(event.get("bytes") or 0 for _, event in written)
-    merged = sum(event.get("bytes") or 0 for _, event in seen.marks if event.get("event") == "merged")
-    seconds = sum(event.get("duration_s") or 0.0 for _, event in written)
+    added = sum(_all(event, "bytes") for _, event in written)
+    merged = sum(_all(event, "bytes") for _, event in seen.marks if event.get("event") == "merged")
+    seconds = sum(_all(event, "duration_s") for _, event in written)
     worked_s = sum(span.end_s - span.start_s for span in seen.spans)
-    stretches = []
-    for span in seen.spans:
-        saved = [span.start_s, *(at_s for at_s, _ in written if span.start_s <= at_s <= span.end_s)]
-        stretches += [later - earlier for earlier, later in pairwise(saved)]
+    stretches = [stretch for span in seen.spans for stretch in _stretches(span, written, seen)]
     return {
-        "count": len(written),
-        "bytes": added,
-        "merged_bytes": merged,
+        "count": sum(event.get("count", 1) for _, event in written),
+        "bytes": int(added),
+        "merged_bytes": int(merged),
         "write_amplification": round((added + merged) / added, 3) if added else None,
         "seconds": round(seconds, 4),
         "share": round(seconds / worked_s, 5) if worked_s > 0 else None,
         "longest_stretch_s": round(max(stretches), 3) if stretches else None,
     }
+
+
+def _stretches(span: Span, written: Sequence[tuple[float, Mapping[str, Any]]], seen: Timeline) -> Iterator[float]:
+    """Seconds without a checkpoint, in one attempt."""
+    saved_s = span.start_s
+    for at_s, event in written:
+        if span.start_s <= at_s <= span.end_s:
+            first = moment(event.get("first_at"))
+            first_s = at_s if first is None or seen.began_at is None else (first - seen.began_at).total_seconds()
+            yield from (max(0.0, first_s - saved_s), float(event.get("longest_gap_s") or 0))
+            saved_s = at_s
+
+
+def _all(event: Mapping[str, Any], name: str) -> float:
+    """Of one event, or of all those that it stands for in a log that was shortened."""
+    return float(event.get(f"sum_{name}", event.get(name)) or 0)
 
 
 def _status(phase: Phase, running: bool) -> str:

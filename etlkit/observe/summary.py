@@ -109,7 +109,7 @@ def _checkpoints(story: Mapping[str, Any]) -> str:
     cost = story["checkpoint_cost"]
     longest = max(one["duration_s"] or 0 for one in found)
     text = (
-        f"{len(found)} checkpoint{'s' if len(found) != 1 else ''}, {format_bytes(cost['bytes'])} in all, "
+        f"{cost['count']:,} checkpoint{'s' if cost['count'] != 1 else ''}, {format_bytes(cost['bytes'])} in all, "
         f"the slowest took {format_seconds(longest)}."
     )
     if cost["share"] is not None and cost["longest_stretch_s"] is not None:

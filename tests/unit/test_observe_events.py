@@ -44,43 +44,92 @@ def test_a_torn_line_is_skipped_and_does_not_swallow_the_next(tmp_path):
     assert [event["event"] for event in read_events(path)] == ["level", "published"]
 
 
-def test_above_the_bound_only_progress_is_thinned_and_only_in_the_older_half(tmp_path):
+def test_no_log_is_longer_than_its_bound_and_the_newest_events_are_all_there(tmp_path):
     log = EventLog(tmp_path / "events.jsonl", max_bytes=100_000)
+    largest = 0
     for number in range(5_000):
-        log.append("progress", number=number, used_bytes=123_456_789)
+        log.append("progress", number=number, used_bytes=9_999 if number == 7 else 1)
         if number % 50 == 0:
-            log.append("checkpoint", id=number)
+            log.append("checkpoint", id=number, reason="interval")
+        largest = max(largest, log.path.stat().st_size)
     log.close()
-    assert log.path.stat().st_size < 200_000
-    events = list(read_events(log.path))
-    assert [event["id"] for event in events if event["event"] == "checkpoint"] == list(range(0, 5_000, 50))
-    numbers = [event["number"] for event in events if event["event"] == "progress"]
+    assert 90_000 < largest <= 100_000
+    progress = [event for event in read_events(log.path) if event["event"] == "progress"]
+    numbers = [event["number"] for event in progress]
     assert numbers == sorted(numbers)
     assert numbers[-100:] == list(range(4_900, 5_000)), "the newest are all there"
+    assert numbers[0] == 0 and max(event["used_bytes"] for event in progress) == 9_999, "and so is the peak"
     assert not list(tmp_path.glob(".*")), "nothing is left beside it"
 
 
-def test_a_log_full_of_other_events_is_not_rewritten_at_each_line(tmp_path, monkeypatch):
+def test_checkpoints_are_summed_up_and_nothing_of_their_sums_is_lost(tmp_path, monkeypatch):
     rewritten = []
-    real = EventLog._thin
-
-    def counted(self):
-        rewritten.append(1)
-        real(self)
-
-    monkeypatch.setattr(EventLog, "_thin", counted)
-    log = EventLog(tmp_path / "events.jsonl", max_bytes=2_000)
-    for number in range(3_000):
-        log.append("checkpoint", id=number)
+    real = EventLog._shortened
+    monkeypatch.setattr(EventLog, "_shortened", lambda log, *rest: (rewritten.append(1), real(log, *rest))[1])
+    log = EventLog(tmp_path / "events.jsonl", max_bytes=30_000)
+    for attempt in (1, 2):
+        log.append("attempt_started", attempt=attempt, run_id="r")
+        log.append("resize", to_bytes=attempt, outcome="requested")
+        log.append("decision", instruction="RequestMemory", reason="why", to_bytes=attempt)
+        for number in range(1_500):
+            log.append("checkpoint", id=1_500 * attempt + number, bytes=number, duration_s=0.001, reason="interval")
+            log.append("decision", instruction="ReleasePools", reason="gives freed memory back")
+        log.append("attempt_ended", attempt=attempt, exit_code=0)
     log.close()
-    assert len(list(read_events(log.path))) == 3_000
-    assert len(rewritten) < 20
+    assert log.path.stat().st_size <= 30_000
+    assert len(rewritten) < 60, "not at each line"
+    found: dict[str, list[dict]] = {}
+    for event in read_events(log.path):
+        found.setdefault(event["event"], []).append(event)
+    assert [len(found[name]) for name in ("attempt_started", "resize", "attempt_ended")] == [2, 2, 2]
+    asked = [event["to_bytes"] for event in found["decision"] if event["instruction"] == "RequestMemory"]
+    assert asked == [1, 2]
+    saved = found["checkpoint"]
+    assert sum(event.get("count", 1) for event in saved) == 3_000
+    assert sum(event.get("sum_bytes", event["bytes"]) for event in saved) == 2 * sum(range(1_500))
+    assert max(event["bytes"] for event in saved) == 1_499
+    ids = [event["id"] for event in saved]
+    assert ids == sorted(ids) and {1_500, 2_999, 3_000, 4_499} <= set(ids), "the first and the last of each attempt"
+
+
+def test_thousands_of_runs_in_one_state_leave_the_newest(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl", max_bytes=20_000)
+    for run in range(300):
+        for attempt in (1, 2):
+            log.append("attempt_started", attempt=attempt, run_id=str(run))
+            log.append("attempt_ended", attempt=attempt, exit_code=75)
+    for attempt in range(3, 300):
+        log.append("attempt_started", attempt=attempt, run_id="299")
+    log.close()
+    assert log.path.stat().st_size <= 20_000
+    events = list(read_events(log.path))
+    assert (events[0]["run_id"], events[0]["attempt"]) == ("299", 1), "how the newest run began"
+    assert events[-1]["attempt"] == 299
+    assert {event["run_id"] for event in events if "run_id" in event} == {"299"}
+
+
+def test_a_disk_without_room_for_the_shorter_log_leaves_the_log_as_it_is(tmp_path, monkeypatch):
+    log = EventLog(tmp_path / "events.jsonl", max_bytes=2_000)
+    tried = []
+
+    def full(*_):
+        tried.append(1)
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr("etlkit.observe.events._write_all", full)
+    for number in range(100):
+        log.append("progress", number=number)
+    assert log.path.stat().st_size <= 2_000 and log.lost > 50
+    assert len(tried) == 1, "tried again later, not at each line"
+    assert not list(tmp_path.glob(".*"))
+    assert next(iter(read_events(log.path)))["number"] == 0
 
 
 def _write(path: Path, writer: int, count: int) -> None:
-    log = EventLog(path, max_bytes=30_000)
-    for number in range(count):
-        log.append("checkpoint", writer=writer, number=number)
+    log = EventLog(path, max_bytes=150_000)
+    for _ in range(count):
+        log.append("resize", writer=writer)
+        log.append("checkpoint", bytes=1, reason=f"{writer}: of this writer")
         log.append("progress", writer=writer, filler="x" * 100)
     log.close()
 
@@ -88,18 +137,20 @@ def _write(path: Path, writer: int, count: int) -> None:
 def test_several_processes_append_while_it_is_thinned_and_lose_nothing(tmp_path):
     path = tmp_path / "events.jsonl"
     spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_write, args=(path, writer, 400)) for writer in range(3)]
+    writers = [spawn.Process(target=_write, args=(path, writer, 250)) for writer in range(3)]
     for process in writers:
         process.start()
     while any(process.is_alive() for process in writers):
         for event in read_events(path):
-            assert event["event"] in ("checkpoint", "progress")
+            assert event["event"] in ("checkpoint", "progress", "resize")
     for process in writers:
         process.join()
         assert process.exitcode == 0
-    kept = [event for event in read_events(path) if event["event"] == "checkpoint"]
+    found = list(read_events(path))
     for writer in range(3):
-        assert [event["number"] for event in kept if event["writer"] == writer] == list(range(400))
+        saved = [e for e in found if e["event"] == "checkpoint" and e["reason"].startswith(str(writer))]
+        assert sum(event.get("sum_bytes", event["bytes"]) for event in saved) == 250
+        assert sum(event["event"] == "resize" and event["writer"] == writer for event in found) == 250
 
 
 def test_a_process_that_was_stopped_with_the_lock_does_not_stop_the_others(tmp_path):

@@ -12,9 +12,11 @@ import pytest
 from etlkit.checkpoint import Delta, Intervals, Phase, StageDelta, StateDir
 from etlkit.errors import ConfigError
 from etlkit.io.sink import Part
-from etlkit.observe.events import EventLog
+from etlkit.observe.events import EventLog, records
 from etlkit.observe.state import observe
+from etlkit.observe.story import _checkpoint_cost
 from etlkit.observe.summary import lines, summarise
+from etlkit.observe.thinning import shortened
 from etlkit.observe.timeline import timeline
 from etlkit.units import GIB, MIB
 from tests.conftest import environment
@@ -297,3 +299,32 @@ def test_a_damaged_newest_checkpoint_is_said_beside_the_story(tmp_path, etlkit_c
     assert shown.returncode == 0, shown.stderr
     assert "warning: " in shown.stderr and newest.name in shown.stderr
     assert orjson.loads(shown.stdout)["rows_in"] == 0
+
+
+def test_a_log_that_was_shortened_tells_the_same_story():
+    """An hour and a half of checkpoints once a second, with a kill in the middle."""
+    told = [{"event": "attempt_started", "at": stamp_at(0), "attempt": 1, "run_id": "r", "limit_bytes": 100}]
+    for second in range(1, 5400):
+        if second == 2700:
+            again = {"attempt": 2, "limit_bytes": 200, "resumed_from": 2699}
+            told.append({"event": "attempt_started", "at": stamp_at(second), "run_id": "r", **again})
+        used = 99 if second == 1234 else 50
+        rows = 10 * (second if second < 2700 else second - 5)
+        told.append({"event": "progress", "at": stamp_at(second), "used_bytes": used, "rows_in": rows})
+        if second % 600 != 17:
+            saved = {"id": second, "duration_s": 0.25, "bytes": second, "reason": "interval: 1s"}
+            told.append({"event": "checkpoint", "at": stamp_at(second), **saved})
+    whole = [orjson.dumps(event) + b"\n" for event in told]
+    short = shortened(whole, sum(map(len, whole)) // 4)
+    assert sum(map(len, short)) < sum(map(len, whole)) / 8
+    before, after = timeline(told), timeline(records(short))
+    cost = _checkpoint_cost(after)
+    assert cost == _checkpoint_cost(before)
+    assert (cost["count"], cost["longest_stretch_s"]) == (5390, 2.0)
+    assert after.rows_repeated() == before.rows_repeated() == 40
+    assert [span.peak_bytes for span in after.spans] == [99, 50]
+    assert (after.limits, after.end_s) == (before.limits, before.end_s)
+
+
+def stamp_at(second: int) -> str:
+    return f"2026-11-24T{10 + second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}.000Z"
