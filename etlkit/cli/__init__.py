@@ -92,7 +92,9 @@ def _guarded(module: ModuleType, args: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except EtlkitError as error:
-        print(f"etlkit {module.NAME}: {error}", file=sys.stderr)
+        from ..observe.terminal import wrapped
+
+        print(wrapped(f"etlkit {module.NAME}: {error}", sys.stderr), file=sys.stderr)
         return int(error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has gone (`etlkit show … | head`). Python would complain once more when it closes stdout.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +67,7 @@ def _say(data: object) -> None:
 def _list(store: Store, as_json: bool) -> None:
     from ..checkpoint.history import all_manifests
     from ..checkpoint.manifest import Manifest
+    from ..observe.terminal import columns_of, table
     from ..units import format_bytes
 
     rows: list[dict[str, Any]] = []
@@ -96,32 +96,17 @@ def _list(store: Store, as_json: bool) -> None:
     if as_json:
         _say({"location": store.location, "checkpoints": rows})
         return
-    lines = [("ID", "AT", "EPOCH", "KIND", "PHASE", "SPLITS", "RUNS", "BYTES", "REASON")]
+    head = ("ID", "AT", "EPOCH", "KIND", "PHASE", "SPLITS", "RUNS", "BYTES", "REASON")
+    lines: list[tuple[object, ...]] = []
     for row in rows:
         if row["damaged"] is not None:
-            lines.append((str(row["id"]), "-", "-", "damaged", "-", "-", "-", "-", row["damaged"]))
+            lines.append((row["id"], None, None, "damaged", None, None, None, None, row["damaged"]))
             continue
         splits = f"{'' if row['kind'] != 'delta' else '+'}{row['splits']}"
         size = format_bytes(row["manifest_bytes"] + row["run_bytes"])
-        words = (
-            row["id"],
-            row["at"],
-            row["epoch"],
-            row["kind"],
-            row["phase"],
-            splits,
-            row["runs"],
-            size,
-            row["reason"],
-        )
-        lines.append(tuple(str(word) for word in words))  # type: ignore[arg-type]
-    _table(lines)
-
-
-def _table(lines: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+        at = row["at"].partition(".")[0] + "Z"
+        lines.append((row["id"], at, row["epoch"], row["kind"], row["phase"], splits, row["runs"], size, row["reason"]))
+    print("\n".join(table(head, lines, indent="", columns=columns_of())))
 
 
 def _said(snapshot: Snapshot) -> dict[str, Any]:

@@ -60,12 +60,14 @@ def as_json(checks: list[Check], settings: Settings, admin: str | None) -> dict[
 
 def show(checks: list[Check], settings: Settings, admin: str | None, out: TextIO) -> None:
     """Plain text: it is read in pod logs as often as in a terminal."""
+    from ..observe.terminal import wrapped
+
     for check in checks:
-        print(f"{check.level.upper():<5} {check.name}: {check.what}", file=out)
+        print(wrapped(f"{check.level.upper():<5} {check.name}: {check.what}", out, 6), file=out)
         if check.why:
-            print(f"      {check.why}", file=out)
+            print(wrapped(f"      {check.why}", out, 0), file=out)
         if check.remedy:
-            print(f"      → {check.remedy}", file=out)
+            print(wrapped(f"      → {check.remedy}", out), file=out)
     print("\nSettings", file=out)
     for key, value, origin in settings.rows():
         print(f"  {key:<18} {_shown(key, value):<22} {origin}", file=out)

@@ -71,7 +71,7 @@ def _tables(story: Mapping[str, Any]) -> list[str]:
     told: list[str] = []
     told += _table(
         "attempts",
-        ("", "started", "ended", "by", "code", "limit", "peak", "from checkpoint"),
+        ("", "started", "ended", "by", "code", "limit", "peak", "from"),
         [
             (
                 one["number"], _clock(one["started_at"]), _clock(one["ended_at"]), one["ended_by"], one["exit_code"],
@@ -114,24 +114,10 @@ def _newest(what: str, count: int, shown: int) -> str:
 
 
 def _table(title: str, head: Sequence[str], body: Sequence[Sequence[object]]) -> list[str]:
-    """Columns aligned with spaces, numbers to the right; nothing where there are no rows."""
-    if not body:
-        return []
-    cells = [["–" if value is None else str(value) for value in row] for row in body]
-    widths = [max(len(row[column]) for row in [list(head), *cells]) for column in range(len(head))]
-    right = [all(_is_number(row[column]) for row in cells) for column in range(len(head))]
-    text = ["", title]
-    for row in [list(head), *cells]:
-        words = [
-            value.rjust(width) if to_right else value.ljust(width)
-            for value, width, to_right in zip(row, widths, right, strict=True)
-        ]
-        text.append(f"  {'  '.join(words)}".rstrip())
-    return text
+    """Nothing where there are no rows."""
+    from ..observe.terminal import columns_of, table
 
-
-def _is_number(text: str) -> bool:
-    return text == "–" or (text[:1].isdigit() and ":" not in text)
+    return ["", title, *table(head, body, columns=columns_of())] if body else []
 
 
 def _clock(at: Any) -> str | None:

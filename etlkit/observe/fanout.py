@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..layout import WHOLE, shares_below
 from .state import observe
 from .story import OOM_KILLED, tell
+from .terminal import table
 
 _ADDED = ("rows_in", "rows_repeated", "splits_done", "splits_total", "oom_kills")
 
@@ -74,17 +75,19 @@ def lines(seen: FanOut) -> list[str]:
         f"run {story['run_id']}, {seen.shards} indexes, {seen.rounds} round{'' if seen.rounds == 1 else 's'}",
         f"{story['rows_in']:,} rows in, {story['rows_out']:,} rows out",
         "",
-        f"  {'round':>5} {'index':>5}  {'status':<11} {'rows in':>13} {'splits':>7} {'attempts':>8} {'resizes':>7}  "
-        f"{'limit':>9} {'peak':>9}",
     ]
+    head = ("round", "index", "status", "rows in", "splits", "attempts", "resizes", "limit", "peak")
+    body = []
     for share in seen.shares:
         one = share.story
         limit, peak = _newest(one["attempts"], "limit_bytes"), _most(one["attempts"], "peak_bytes")
-        told.append(
-            f"  {share.round:>5} {share.index:>5}  {one['status']:<11} {one['rows_in']:>13,} {one['splits_done']:>7} "
-            f"{len(one['attempts']):>8} {len(one['resizes']):>7}  {format_bytes(limit) if limit else '–':>9} "
-            f"{format_bytes(peak) if peak else '–':>9}"
-        )
+        body.append(
+            (
+                share.round, share.index, one["status"], f"{one['rows_in']:,}", one["splits_done"], len(one["attempts"]),
+                len(one["resizes"]), format_bytes(limit) if limit else None, format_bytes(peak) if peak else None,
+            )
+        )  # fmt: skip
+    told += table(head, body)
     if story["failure"]:
         told.append(f"It failed for good: {story['failure'].get('message')}")
     return told

@@ -18,6 +18,7 @@ from rich.text import Text
 from ..units import format_bytes, format_seconds
 from .live import Live
 from .sentences import Teller, Tone
+from .terminal import at_width
 
 _TONES = {Tone.PLAIN: "", Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "bold red"}
 _MARKS = {Tone.PLAIN: "·", Tone.GOOD: "✓", Tone.WARN: "▲", Tone.BAD: "✗"}
@@ -46,7 +47,7 @@ class Screen:
             self._open = True
         told = self._teller.tell(event)
         if told is not None:
-            self.console.print(_line(live.elapsed_s, told.text, told.tone))
+            self.console.print(_line(live.elapsed_s, told.text, told.tone, self.console.width))
         self._region.update(panel(live, self.console.width), refresh=True)
 
     def say(self, text: str) -> None:
@@ -58,13 +59,13 @@ class Screen:
             self._region.stop()
 
 
-def _line(elapsed_s: float, text: str, tone: Tone) -> RenderableType:
+def _line(elapsed_s: float, text: str, tone: Tone, width: int) -> RenderableType:
     """Time, mark, words; long words go on below themselves, not below the time."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right", width=8, style="dim", no_wrap=True)
     grid.add_column(width=1, style=_TONES[tone])
     grid.add_column(style=_TONES[tone], overflow="fold")
-    grid.add_row(f"{elapsed_s:.1f} s", _MARKS[tone], Text(text))
+    grid.add_row(f"{elapsed_s:.1f} s", _MARKS[tone], Text(at_width(text, width - 11, 0)))
     return grid
 
 

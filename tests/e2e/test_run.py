@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shlex
 import signal
+import statistics
 import subprocess
 import time
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from etlkit.observe.events import read_events
+
 from .. import warm
 from ..conftest import REPOSITORY, environment, tpch
+from ..terminal import CTRL_C, Terminal
 from .expected import assert_same, part_revenue, read_output
 
 JOBS = REPOSITORY / "jobs"
@@ -122,11 +130,12 @@ def run_and_kill(call: list[str], cwd: Path, after_s: float) -> int:
 
 
 SLOW = """
+import os
 import time
 import etlkit as ek
 
 def slowly(batch):
-    time.sleep(0.1)
+    time.sleep(float(os.environ.get("NAP", "0.1")))
     return batch
 
 @ek.job
@@ -138,29 +147,28 @@ def slow(src: str, out: str) -> ek.Pipeline:
 """
 
 
+def slow_run(tmp_path: Path, src: Path, progress: str) -> list[str]:
+    (tmp_path / "slow.py").write_text(SLOW)
+    return [
+        "run", "slow.py", "--set", f"src={src}", "--set", f"out={tmp_path}/out", "--state", "state", "--progress", progress,
+        "--workers", "1",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_checkpoints_and_nothing_is_repeated(number, lineitem, tmp_path, etlkit_command):
-    (tmp_path / "slow.py").write_text(SLOW)
-    call = [
-        "run",
-        "slow.py",
-        "--set",
-        f"src={lineitem}",
-        "--set",
-        f"out={tmp_path}/out",
-        "--state",
-        "state",
-        "--progress",
-        "none",
-        "--workers",
-        "1",
-    ]
-    process = warm.start(call, env=environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    """SIGINT as a user sends it: Ctrl-C on a terminal."""
+    call = slow_run(tmp_path, lineitem, "auto")
+    terminal = Terminal(call, tmp_path)
     wait_for_splits(tmp_path / "state", 2)
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 75, said
-    assert "the same command goes on" in said
+    if number is signal.SIGINT:
+        terminal.press(CTRL_C)
+    else:
+        terminal.process.send_signal(number)
+    assert terminal.wait() == 75, terminal.text
+    assert "the same command goes on" in re.sub(r"\s+", " ", terminal.text)
+    assert f"\n  {shlex.join(['etlkit', *call])}\n" in terminal.text, "to be copied"
+    assert ("Ctrl-C again stops at once" in re.sub(r"\s+", " ", terminal.text)) is (number is signal.SIGINT)
     before = show(tmp_path / "state")
     assert before["status"] == "interrupted"
     assert 0 < before["rows_in"] < count_rows(lineitem)
@@ -176,6 +184,36 @@ def test_a_signal_checkpoints_and_nothing_is_repeated(number, lineitem, tmp_path
         f"select l_partkey, max(l_extendedprice) dearest, count(*) as lines from '{lineitem}/*.parquet' group by 1"
     )
     assert_same(read_output(tmp_path / "out"), found.to_arrow_table(), ["l_partkey"])
+
+
+def test_a_second_ctrl_c_waits_for_nothing(lineitem, tmp_path):
+    call = slow_run(tmp_path, lineitem, "auto")
+    terminal = Terminal(call, tmp_path, {"NAP": "100"})
+    terminal.wait_for("planned")
+    wait_for_splits(tmp_path / "state", 0)
+    terminal.press(CTRL_C)
+    terminal.wait_for("Ctrl-C again")
+    terminal.press(CTRL_C)
+    assert terminal.wait(20) == 75, "within the grace of 30 s: " + terminal.text
+    assert show(tmp_path / "state")["status"] == "interrupted"
+
+
+def test_what_was_told_before_a_kill_is_in_the_log(lineitem, tmp_path):
+    """Real SIGKILL: all that came out of the pipe is in the file, whole, and something came out all the time."""
+    call = slow_run(tmp_path, lineitem, "json")
+    process = warm.start(call, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    told = []
+    for line in process.stdout:
+        told.append(json.loads(line))
+        if told[-1]["event"] == "progress" and told[-1]["splits_done"] >= 3:
+            process.kill()
+    assert process.wait() == -signal.SIGKILL
+    kept = list(read_events(tmp_path / "state" / "events.jsonl"))
+    assert kept[: len(told)] == told and len(kept) <= len(told) + 1
+    times = [datetime.fromisoformat(event["at"]) for event in kept]
+    assert statistics.median((later - earlier).total_seconds() for earlier, later in pairwise(times)) < 1
+    story = show(tmp_path / "state")
+    assert story["status"] == "interrupted" and story["attempts"][0]["peak_bytes"] > 0
 
 
 def wait_for_splits(state: Path, splits: int) -> None:

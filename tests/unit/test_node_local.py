@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.terminal import CTRL_C, Terminal
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 JOB = """
@@ -46,17 +48,25 @@ class Local:
         self.mark = folder / "running"
         (folder / "in").mkdir()
         pq.write_table(pa.table({"x": list(range(100))}), folder / "in" / "a.parquet")
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen] = []
+
+    def call(self, *options: str) -> list[str]:
+        folder = self.folder
+        return [
+            "local", str(self.job), "--set", f"src={folder}/in", "--set", f"out={folder}/out", "--state", f"{folder}/state",
+            *options,
+        ]  # fmt: skip
+
+    def on_terminal(self, *options: str, **variables: str) -> Terminal:
+        terminal = Terminal(self.call(*options), self.folder, {"MARK": str(self.mark), **variables})
+        self.started.append(terminal.process)
+        return terminal
 
     def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
-        folder = self.folder
         process = subprocess.Popen(
-            [
-                sys.executable, "-m", "etlkit", "local", str(self.job), "--set", f"src={folder}/in",
-                "--set", f"out={folder}/out", "--state", f"{folder}/state", *options,
-            ],
+            [sys.executable, "-m", "etlkit", *self.call(*options)],
             env=os.environ | {"PYTHONPATH": str(REPOSITORY), "MARK": str(self.mark), **variables},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
         )  # fmt: skip
         self.started.append(process)
         return process
@@ -124,24 +134,26 @@ def wait_for(path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_handed_on_and_the_exit_code_is_75(local: Local, number: signal.Signals) -> None:
-    process = local.start("--memory", "512Mi", NAP="2")
+    """SIGINT as a user sends it: Ctrl-C on a terminal."""
+    terminal = local.on_terminal("--memory", "512Mi", NAP="2")
     wait_for(local.mark)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 75, out + err
-    assert "the same command goes on" in err
+    if number is signal.SIGINT:
+        terminal.press(CTRL_C)
+    else:
+        terminal.process.send_signal(number)
+    assert terminal.wait() == 75, terminal.text
+    assert "the same command goes on" in terminal.text and "\n  etlkit local " in terminal.text
     assert local.run("--memory", "512Mi")[0] == 0
     assert pq.read_table(local.folder / "out").num_rows == 100
 
 
-def test_a_second_signal_does_not_wait_for_the_grace(local: Local) -> None:
-    process = local.start("--memory", "512Mi", "--grace", "60s", NAP="50")
+def test_a_second_ctrl_c_does_not_wait_for_the_grace(local: Local) -> None:
+    terminal = local.on_terminal("--memory", "512Mi", "--grace", "60s", NAP="50")
     wait_for(local.mark)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 75
+    terminal.press(CTRL_C)
+    terminal.wait_for("Ctrl-C again kills it")
+    terminal.press(CTRL_C)
+    assert terminal.wait(30) == 75
 
 
 def test_what_another_start_cannot_mend_is_not_started_again(local: Local) -> None:

@@ -324,3 +324,21 @@ def test_text_on_a_terminal_is_broken_between_words_and_elsewhere_never():
     assert all(len(line) <= 40 for line in lines) and lines[0] == "  next  etlkit show place"
     assert " ".join(" ".join(lines).split()) == " ".join(text.split())
     assert wrapped(text, io.StringIO()) == text
+    assert at_width("it takes 5 words and 800 ms", 25) == "it takes 5 words and\n  800 ms", (
+        "a number stays with its unit"
+    )
+
+
+def test_a_table_keeps_its_columns_and_what_is_long_goes_on_below_itself():
+    from etlkit.observe.terminal import table
+
+    body = [(1, "10:00", "word " * 8), (22, None, "short")]
+    assert table(("", "at", "why"), body) == [
+        "      at     why",
+        f"   1  10:00  {'word ' * 8}".rstrip(),
+        "  22  –      short",
+    ]
+    lines = table(("", "at", "why"), body, columns=40)
+    assert lines[1:3] == ["   1  10:00  word word word word word", "             word word word"]
+    wide = table(("name", "why"), [("x" * 35, "word " * 20)], indent="", columns=50)
+    assert all(len(line) <= 50 for line in wide) and wide[2].startswith("    word")
