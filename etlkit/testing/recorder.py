@@ -17,7 +17,7 @@ import io
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Recorder:
         """Open files by what they are: an inode, or a folder's path."""
         self._real: dict[str, Any] = {}
         self.seeded = 0
-        """So many calls of the log made what lay there before; it is durable."""
+        """So many calls of the log made what lay there before."""
 
     def mark(self, note: object) -> None:
         """The workload says what it has been told."""
@@ -199,6 +199,21 @@ class Recorder:
             return None
         return real[len(self._root) :]
 
+    def go_on(self, log: Sequence[Op]) -> None:
+        """What lies there was made by these calls of a process that was killed; no more of it is durable than they made so."""
+        self.log += log
+        for op in log:
+            match op:
+                case Name(path, inode):
+                    self._inodes[path] = inode
+                case Rename(source, target, inode):
+                    self._inodes.pop(source, None)
+                    self._inodes[target] = inode
+                case Unlink(path):
+                    self._inodes.pop(path, None)
+        self._numbers = itertools.count(max((op.inode for op in log if isinstance(op, Name)), default=0) + 1)
+        self.seeded = len(self.log)
+
     def seed(self) -> None:
         """What lies there when recording begins, durable."""
         for folder, folders, files in os.walk(self._root):
@@ -234,10 +249,16 @@ _CALLS = (
 
 
 @contextlib.contextmanager
-def recording(root: Path, *, skip: tuple[str, ...] = BESIDE, before: Before | None = None) -> Iterator[Recorder]:
-    """Log the changes below ``root``, but for files whose names begin with one of ``skip``."""
+def recording(
+    root: Path, *, skip: tuple[str, ...] = BESIDE, before: Before | None = None, after: Sequence[Op] = ()
+) -> Iterator[Recorder]:
+    """Log the changes below ``root``, but for files whose names begin with one of ``skip``. What lies there is durable, unless
+    ``after`` says by which calls it came."""
     recorder = Recorder(root, skip, before)
-    recorder.seed()
+    if after:
+        recorder.go_on(after)
+    else:
+        recorder.seed()
     real = {name: getattr(os, name) for name in _CALLS if hasattr(os, name)}
     recorder._real = {**real, "io.open": io.open}
     for name in real:

@@ -1,21 +1,17 @@
 """A power loss at every call, for the sinks as they are: Parquet in partitions over an old output, CSV that is shown at each
-checkpoint, JSON that is appended.
+checkpoint, JSON that is appended. A ledger of splits and checkpoints stands in for engine and checkpointer, so that thousands of
+recoveries take seconds; ``test_job_crash_states.py`` has whole jobs.
 
 The real files of a real folder are recorded (``etlkit.testing.recorder``), the states that a power loss may leave are laid out
-again, and the run goes on from each. With any one sync taken away the checker must find a state that comes out wrong. Whole jobs,
-with engine and checkpointer, are killed for real in ``campaign.py``; a power loss under them is not explored.
+again, and the run goes on from each. With any one sync taken away the checker must find a state that comes out wrong.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import random
 import shutil
-import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +19,15 @@ import pyarrow as pa
 import pytest
 
 from etlkit.checkpoint import Delta, Intervals, Phase, Snapshot, StageDelta, StateDir
-from etlkit.errors import EtlkitError, StateError
+from etlkit.errors import StateError
 from etlkit.exits import Exit
 from etlkit.io import folder_sink
 from etlkit.io.folder_sink import SUCCESS
 from etlkit.io.formats import open_sink
-from etlkit.testing.crash_states import CrashState, Tree, crash_states, everything
-from etlkit.testing.recorder import NEEDS_ROOM, Recorder, lay_out, recording
-from etlkit.testing.simdisk import Name, Op, Sync, SyncFolder
+from etlkit.testing.crash_states import everything
+from etlkit.testing.recorder import NEEDS_ROOM, Recorder, recording
+
+from .recorded import RUN_ID, Checker, Site, by_content, place_in_memory, tree_of, visible
 
 SPLITS = 3
 SCHEMA = pa.schema([("id", pa.int64()), ("k", pa.int64())])
@@ -73,9 +70,9 @@ class Ledger:
             if found is not None and found.phase is Phase.DONE:
                 return
             for sink in self.sinks:
-                sink.prepare("today", resuming=found is not None)
+                sink.prepare(RUN_ID, resuming=found is not None)
             if found is None:
-                state.begin("today", {"job": "ledger"}, {})
+                state.begin(RUN_ID, {"job": "ledger"}, {})
             else:
                 state.claim({})
             state.collect()
@@ -120,15 +117,6 @@ class Ledger:
         return state.snapshot
 
 
-def by_content(path: Path) -> list[int] | None:
-    """Laid out again, a file has another inode and another time; its bytes are what it is here."""
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-    return [zlib.crc32(content), 0, len(content)]
-
-
 @pytest.fixture(autouse=True)
 def same_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_sink, "_identity", by_content)
@@ -136,10 +124,7 @@ def same_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """In memory where there is such a place: thousands of folders are made, and what a sync does is the model's to say."""
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
-        yield Path(folder)
+    yield from place_in_memory()
 
 
 class Killed(BaseException):
@@ -162,85 +147,11 @@ def recorded(root: Path, kill_at: int = 0) -> Recorder:
     return recorder
 
 
-def visible(tree: Tree, output: str) -> dict[str, bytes]:
-    """What a reader of this output finds."""
-    found = {}
-    for folder, files in tree.items():
-        inside = folder == f"/{output}" or folder.startswith(f"/{output}/")
-        if inside and "/." not in folder:
-            found |= {f"{folder}/{name}": content for name, content in files.items() if not name.startswith(".")}
-    return found
+def checker_of(place: Path, recorder: Recorder) -> Checker:
+    def recover(root: Path) -> None:
+        Ledger(root).run()
 
-
-def tree_of(root: Path) -> Tree:
-    found: dict[str, dict[str, bytes]] = {}
-    for path in root.rglob("*"):
-        if path.is_file():
-            found.setdefault(f"/{path.parent.relative_to(root)}", {})[path.name] = path.read_bytes()
-    return found
-
-
-class Checker:
-    """``again`` is where states are laid out."""
-
-    def __init__(self, place: Path, recorder: Recorder) -> None:
-        self.place = place
-        self.log, self.seeded = recorder.log, recorder.seeded
-        whole, before = everything(self.log), everything(self.log[: self.seeded])
-        self.expected = {output: visible(whole, output) for output in OUTPUTS}
-        self.old = {output: visible(before, output) for output in OUTPUTS}
-
-    def states(self, log: Sequence[Op], a_point: int, since: int = 0) -> Iterator[CrashState]:
-        return crash_states(log, a_point=a_point, settled=max(self.seeded, since))
-
-    def explore(self, a_point: int, since: int = 0) -> set[bytes]:
-        """Recover from each; which ones there were."""
-        seen = set()
-        for state in self.states(self.log, a_point, since):
-            seen.add(state.key)
-            assert self.problem_of(state) == "", f"after call {state.after}: {self.log[state.after - 1]}"
-        return seen
-
-    def seen_at_once(self, tree: Tree) -> str:
-        """What is wrong for a reader who looks before anything is recovered."""
-        for output in OUTPUTS:
-            expected, old, found = self.expected[output], self.old[output], visible(tree, output)
-            for path, content in found.items():
-                if content not in (expected.get(path), old.get(path)):
-                    return f"a reader sees a wrong {path}: {content[:60]!r}"
-            mark = found.get(f"/{output}/{SUCCESS}")
-            if mark is not None:
-                runs = json.loads(mark)["runs"]
-                whole = expected if "today" in runs else old
-                if "today" in runs and found != whole:
-                    return f"{output} is marked as done, and is not: {sorted(found.keys() ^ whole.keys())}"
-                if any(path not in found for path in whole):
-                    return f"{output} is marked as yesterday's, and lacks {sorted(whole.keys() - found.keys())}"
-        return ""
-
-    def problem_of(self, state: CrashState) -> str:
-        if wrong := self.seen_at_once(state.tree):
-            return wrong
-        root = self.place / "again"
-        lay_out(state.tree, root)
-        try:
-            with StateDir.open(root / "state", read_only=True) as found:
-                number = found.snapshot.id if found.snapshot else 0
-                if state.notes and number < state.notes[-1][0]:  # type: ignore[index]
-                    return f"checkpoint {state.notes[-1]} was told to be durable, and {number} was found"
-            Ledger(root).run()
-            after = tree_of(root)
-            for output in OUTPUTS:
-                if visible(after, output) != self.expected[output]:
-                    there, wanted = visible(after, output), self.expected[output]
-                    return f"{output} ends with {sorted(there.keys() ^ wanted.keys()) or 'other bytes'}"
-            if left := [folder for folder in after if "/.etlkit-" in folder]:
-                return f"left behind: {left}"
-        except EtlkitError as error:
-            return f"{type(error).__name__}: {error}"
-        finally:
-            shutil.rmtree(root)
-        return ""
+    return Checker(recorder.log, recorder.seeded, OUTPUTS, place / "again", recover)
 
 
 def test_the_recorder_sees_everything(place: Path) -> None:
@@ -252,7 +163,8 @@ def test_the_recorder_sees_everything(place: Path) -> None:
 
 
 def test_every_state_of_the_sinks_recovers(place: Path) -> None:
-    assert len(Checker(place, recorded(place / "whole")).explore(a_point=16)) >= 1_000
+    checker = checker_of(place, recorded(place / "whole"))
+    assert len(checker.explore(checker.states(a_point=16))) >= 1_000
 
 
 @pytest.mark.parametrize("every_call", [31, pytest.param(1, marks=pytest.mark.long)])
@@ -262,12 +174,13 @@ def test_a_power_loss_after_a_kill_recovers(place: Path, every_call: int) -> Non
     seen: set[bytes] = set()
     for kill_at in range(every_call, calls, every_call):
         root = place / "killed"
-        seen |= Checker(place, recorded(root, kill_at)).explore(a_point=2)
+        checker = checker_of(place, recorded(root, kill_at))
+        seen |= checker.explore(checker.states(a_point=2))
         shutil.rmtree(root)
     assert len(seen) >= 300
 
 
-SITES: dict[str, Callable[[str, str], bool]] = {
+SITES: dict[str, Site] = {
     "staged part": lambda kind, path: kind == "file" and "/part-" in path,
     "_SUCCESS": lambda kind, path: kind == "file" and SUCCESS in path,
     "what it found at its start": lambda kind, path: kind == "file" and "start.json" in path,
@@ -278,30 +191,11 @@ SITES: dict[str, Callable[[str, str], bool]] = {
 }
 
 
-def without(log: Sequence[Op], since: int, site: Callable[[str, str], bool]) -> list[Op]:
-    """The log of a run that never made these syncs."""
-    paths = {op.inode: op.path for op in log if isinstance(op, Name)}
-
-    def gone(op: Op) -> bool:
-        match op:
-            case Sync(inode):
-                return site("file", paths[inode])
-            case SyncFolder(path):
-                return site("folder", path)
-        return False
-
-    return [op for at, op in enumerate(log) if at < since or not gone(op)]
-
-
 @pytest.mark.parametrize("site", SITES)
 def test_every_sync_of_a_sink_is_needed(place: Path, site: str) -> None:
     """Take one away and a state that comes out wrong must be found."""
-    checker = Checker(place, recorded(place / "whole"))
-    cut = without(checker.log, checker.seeded, SITES[site])
-    assert len(cut) < len(checker.log)
-    states = list(checker.states(cut, a_point=24))
-    random.Random(7).shuffle(states)
-    assert any(checker.problem_of(state) for state in states), f"without the sync of {site} nothing went wrong"
+    checker = checker_of(place, recorded(place / "whole"))
+    assert checker.needs(SITES[site], a_point=24), f"without the sync of {site} nothing went wrong"
 
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
@@ -311,7 +205,7 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT)
 @pytest.mark.parametrize("each", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_any_call_of_a_sink_may_fail_and_the_next_start_goes_on(place: Path, lasting: bool, each: bool) -> None:
     """One error for each call in turn, once or from then on; in the long form every error at every call."""
-    checker = Checker(place, recorded(place / "whole"))
+    checker = checker_of(place, recorded(place / "whole"))
     number = len(recorded(place / "count").calls)
     failed = 0
     for at in range(1, number + 1, 1 if each else 3):
