@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..checkpoint.disk import Disk, Stat
@@ -73,17 +73,11 @@ Op = Mkdir | Name | Rename | Unlink | Rmdir | Write | Sync | SyncFolder | Mark
 
 
 class SimDisk(Disk):
-    """``ignores(kind, path)`` makes an fsync a lie: it returns and nothing is durable. ``kind`` is "file" or "folder"."""
+    """``folders`` with their files are what lies there, durable."""
 
-    def __init__(
-        self,
-        folders: Mapping[str, Mapping[str, bytes]] | None = None,
-        ignores: Callable[[str, str], bool] = lambda kind, path: False,
-    ) -> None:
+    def __init__(self, folders: Mapping[str, Mapping[str, bytes]] | None = None) -> None:
         self.log: list[Op] = []
-        self._ignores = ignores
         self._inodes: dict[int, bytearray] = {}
-        self._paths: dict[int, str] = {}
         self._folders: dict[str, dict[str, int]] = {"/": {}}
         self._handles: dict[int, int] = {}
         self._numbers = itertools.count(3)
@@ -112,7 +106,6 @@ class SimDisk(Disk):
             raise _error(errno.EEXIST, path)
         inode = next(self._numbers)
         self._inodes[inode] = bytearray()
-        self._paths[inode] = path
         folder[name] = inode
         self._links[inode] = 1
         self.log.append(Name(path, inode))
@@ -125,9 +118,7 @@ class SimDisk(Disk):
         return len(data)
 
     def fsync(self, handle: int) -> None:
-        inode = self._handles[handle]
-        if not self._ignores("file", self._paths[inode]):
-            self.log.append(Sync(inode))
+        self.log.append(Sync(self._handles[handle]))
 
     def flush_behind(self, handle: int) -> None:
         pass
@@ -197,8 +188,7 @@ class SimDisk(Disk):
     def fsync_folder(self, path: str) -> None:
         if path not in self._folders:
             raise _error(errno.ENOENT, path)
-        if not self._ignores("folder", path):
-            self.log.append(SyncFolder(path))
+        self.log.append(SyncFolder(path))
 
     def revalidate(self, path: str) -> None:
         if path not in self._folders:

@@ -78,8 +78,8 @@ class Checker:
         self.expected = {output: visible(whole, output) for output in self.outputs}
         self.old = {output: visible(before, output) for output in self.outputs}
 
-    def states(self, a_point: int, log: Sequence[Op] | None = None) -> Iterator[CrashState]:
-        return crash_states(self.log if log is None else log, a_point=a_point, settled=self.seeded)
+    def states(self, a_point: int) -> Iterator[CrashState]:
+        return crash_states(self.log, a_point=a_point, settled=self.seeded)
 
     def explore(self, states: Iterable[CrashState]) -> set[bytes]:
         """Recover from each; which ones there were."""
@@ -93,12 +93,7 @@ class Checker:
     def needs(self, site: Site, a_point: int) -> bool:
         """Whether some state of a run that never made these syncs comes out wrong."""
         cut = without(self.log, self.seeded, site)
-        assert len(cut) < len(self.log), "there is no such sync"
-        legal = {(state.key, state.notes) for state in self.states(a_point)}
-        states = list(self.states(a_point, cut))
-        random.Random(7).shuffle(states)
-        states.sort(key=lambda state: (state.key, state.notes) in legal)  # what is wrong must be among the others
-        return any(self.problem_of(state) for state in states)
+        return any(self.problem_of(state) for state in new_states(self.log, cut, a_point, self.seeded))
 
     def seen_at_once(self, tree: Tree) -> str:
         """What is wrong for a reader who looks before anything is recovered."""
@@ -162,3 +157,12 @@ def without(log: Sequence[Op], since: int, site: Site) -> list[Op]:
         return False
 
     return [op for at, op in enumerate(log) if at < since or not gone(op)]
+
+
+def new_states(log: Sequence[Op], cut: Sequence[Op], a_point: int, settled: int = 0) -> list[CrashState]:
+    """States that only the log with fewer syncs may leave, in no order: what is wrong must be among them."""
+    assert len(cut) < len(log), "there is no such sync"
+    legal = {(state.key, state.notes) for state in crash_states(log, a_point=a_point, settled=settled)}
+    states = [one for one in crash_states(cut, a_point=a_point, settled=settled) if (one.key, one.notes) not in legal]
+    random.Random(7).shuffle(states)
+    return states

@@ -66,7 +66,10 @@ def run(place: Path, run_id: str = RUN_ID, state: str = "job/state") -> None:
         rows.group_by("k").agg(total=ek.sum("v")).write_json(str(out / "groups"), if_exists="append"),
     ]
     if run_id != RUN_ID:
-        outputs = [outputs[0], outputs[2]]  # of other rows: where states are laid out again, equal bytes are the same file
+        outputs = [
+            outputs[0],
+            outputs[2],
+        ]  # of other rows: where states are laid out again, equal bytes are the same file
     result = ek.run(outputs, state=place / state, run_id=run_id, checkpoint_every="1ms", workers=2)
     assert result.done
 
