@@ -55,7 +55,7 @@ def s3() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_source(tmp_path_factory.mktemp("source"), scale="0.01")
+    return make_source(tmp_path_factory.mktemp("source"))
 
 
 def arguments(job: str, source: Path, out: Path, state: str) -> list[str]:
