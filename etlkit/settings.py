@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from .errors import ConfigError, EtlkitError, UsageError
+from .lazyclass import dataclass
 from .units import parse_bytes, parse_cpu, parse_seconds
 
 FILE_NAME = "etlkit.toml"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..lazyclass import dataclass
 from .lock import FileLock
 from .store import Bytes
 

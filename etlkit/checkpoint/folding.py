@@ -6,10 +6,11 @@ Covers adding a manifest's stages to it and giving out an immutable snapshot. Re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 
 from ..io.sink import Part
+from ..lazyclass import dataclass
 from .intervals import Intervals
 from .model import Json, Phase, RunRef, Snapshot, StageDelta, StageState
 

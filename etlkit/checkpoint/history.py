@@ -9,9 +9,10 @@ one manifest is damaged**, which is safe because everything that must not be gon
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..errors import ConfigError, CorruptStateError, StateError
+from ..lazyclass import dataclass
 from . import lists
 from .folding import Folding
 from .manifest import ListRef, Manifest, decode, name_of, number_of

@@ -7,11 +7,12 @@ digest. Covers one file; folding a chain is ``history.py``'s. Every field is des
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ..errors import CorruptStateError, StateError
 from ..io.sink import Part
+from ..lazyclass import dataclass
 from .document import digest_of, unwrap, wrap
 from .intervals import Intervals
 from .model import Json, Phase, RunRef, StageDelta

@@ -6,11 +6,12 @@ Covers the types that the engine and the runtime hand in and get back. How they 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
 from ..io.sink import Part
+from ..lazyclass import dataclass
 from .intervals import Intervals
 
 Json: TypeAlias = Any

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..errors import CorruptStateError, StateError
+from ..lazyclass import dataclass
 from .document import unwrap, wrap
 from .manifest import Manifest, number_of
 from .store import Store

@@ -8,9 +8,10 @@ times, however many there are. A shelf is a value: nothing has changed until the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from ..io.sink import Part
+from ..lazyclass import dataclass
 from . import lists
 from .folding import Folding
 from .manifest import ListRef, Manifest

@@ -22,10 +22,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from ..errors import ConfigError, FencedError, StateError
+from ..lazyclass import dataclass
 from . import history, shelf, verify
 from .fence import Fence
 from .folding import Folding

@@ -6,8 +6,9 @@ cost: spilling against resizing. One request is in flight at most, and its inten
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ..lazyclass import dataclass
 from ..units import format_bytes, format_seconds
 from . import ladder, saving, sizing
 from .events import ResizeMode

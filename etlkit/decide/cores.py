@@ -6,7 +6,9 @@ cool-down, a cap, and nothing where asking was refused. What it does not know is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from ..lazyclass import dataclass
 
 THROTTLED = 0.10
 """Share of the time that the group stood still for want of quota, from which more is worth asking for."""

@@ -7,8 +7,9 @@ the four quantities of the house: limit, used (working set: usage without inacti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from ..lazyclass import dataclass
 
 
 class ResizeMode(StrEnum):

@@ -5,8 +5,7 @@ Everything is frozen; ``replace`` makes the next state. Nothing here decides any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..lazyclass import dataclass
 from .events import FINAL_OUTCOMES, Observed, ResizeOutcome
 from .instructions import Instruction, Level
 from .policy import Policy

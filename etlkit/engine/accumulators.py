@@ -9,13 +9,13 @@ they merge in ``spreads.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..lazyclass import dataclass
 from .physical import Form, count_up
 
 SUM_OPTIONS = pc.ScalarAggregateOptions(skip_nulls=True, min_count=1)

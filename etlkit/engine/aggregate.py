@@ -14,12 +14,12 @@ same however the rows are cut.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import EtlkitError, PlanError
+from ..lazyclass import dataclass
 from ..plan.aggregates import Aggregate
 from ..plan.binding import Bound, bind
 from ..plan.expr import Expr, col

@@ -7,8 +7,9 @@ nothing is added, and the wall is what is left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from ..lazyclass import dataclass
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

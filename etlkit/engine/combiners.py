@@ -7,12 +7,12 @@ The aggregate plan (``aggregate.py``) folds raw rows to partial states. ``Rows``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..lazyclass import dataclass
 from .ordering import order_of
 from .physical import count_up
 

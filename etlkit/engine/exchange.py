@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import pyarrow as pa
 
+from ..lazyclass import dataclass
 from .combiners import Combiner
 from .packing import together
 from .routing import route

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import pyarrow as pa
 
 from ..checkpoint import Delta, Intervals, Phase, Snapshot, StateDir
 from ..io.sink import Part
 from ..io.source import Arrival, Growing
+from ..lazyclass import dataclass
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.ledger import Ledger
 from ..memory.wall import Wall

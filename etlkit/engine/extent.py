@@ -6,10 +6,10 @@ A share of a fan-out is another extent (``runtime/fanout.py``). The executor ask
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint import Delta, Phase, RunReader, RunRef, Snapshot, StateDir
+from ..lazyclass import dataclass
 from .stages import ReduceInput, Stage
 from .work import POSITION_BITS, Task
 

@@ -9,13 +9,13 @@ by step, as it always could. Author's functions and ``explode`` are not covered,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import EtlkitError
+from ..lazyclass import dataclass
 from ..plan.binding import Together, bind, bind_together
 from ..plan.expr import Call, Column, Expr, col
 from .aggregate import AggregatePlan

@@ -9,12 +9,12 @@ left, right, outer, semi and anti.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import PlanError
+from ..lazyclass import dataclass
 from ..plan.nodes import JoinHow
 from .matching import Matches
 from .packing import together, unpacked

@@ -8,13 +8,13 @@ not cover what is computed from them (``accumulators.py``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..lazyclass import dataclass
 from ..plan import decimals
 
 Use = Literal["key", "group", "order", "sum", "number", "valid", "carry"]

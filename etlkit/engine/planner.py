@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from ..io.formats import open_sink, open_source
 from ..io.sink import Sink, TakesDictionaries
 from ..io.source import Growing, KnowsRanges, KnowsRepetition, Source
 from ..io.watch import WatchSource, same_folder
+from ..lazyclass import dataclass
 from ..plan import nodes
 from ..plan.aggregates import Aggregate, first
 from ..plan.expr import Column, Expr, col

@@ -7,11 +7,11 @@ Joins are in ``join.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
+from ..lazyclass import dataclass
 from .aggregate import AggregatePlan
 from .combiners import POSITION
 from .ordering import order_of

@@ -7,11 +7,11 @@ Boundaries of ranges are found by sampling when the stage begins and recorded be
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
+from ..lazyclass import dataclass
 from .hashing import partition_batch, partition_ids
 from .ordering import boundary_columns, range_of
 

@@ -6,11 +6,11 @@ The states of the first two are lists (all different values, all values), so the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..lazyclass import dataclass
 from .accumulators import VALID_ONLY, Grouping, Request, one_array
 from .physical import Form, count_up
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 
 from ..io.sink import Sink
 from ..io.source import Source, Split
+from ..lazyclass import dataclass
 from ..plan.expr import Expr
 from .combiners import Combiner
 from .fused import Fused

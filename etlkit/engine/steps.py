@@ -8,7 +8,6 @@ explode; anything that makes rows meet is a stage boundary and lives elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from ..errors import EtlkitError, PlanError
 from ..io.batches import as_plain
+from ..lazyclass import dataclass
 from ..plan.binding import Bound, bind
 from ..plan.expr import Column, Expr
 

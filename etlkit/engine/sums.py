@@ -7,13 +7,13 @@ A sum of integers is kept as ``high * 2**32 + low``, where low stays below ``2**
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import InputError
+from ..lazyclass import dataclass
 from ..plan import decimals
 from .accumulators import SUM_OPTIONS, Count, Grouping, Request
 from .packing import unpacked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,7 @@ from ..checkpoint import RunReader, RunRef
 from ..errors import InputError
 from ..io.sink import Part, Sink
 from ..io.source import Growing, Segment, Source, Split
+from ..lazyclass import dataclass
 from ..memory.wall import Wall
 from .combiners import Combiner, FirstRows
 from .exchange import ExchangeState, SplitState

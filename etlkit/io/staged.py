@@ -7,7 +7,6 @@ files and on buffered bytes. Formats bring a writer. Publication is in folder_si
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import EtlkitError
+from ..lazyclass import dataclass
 from ..testing.crashpoints import reach
 from .part_file import PartFile, sync_folder
 from .paths import state_error

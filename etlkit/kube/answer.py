@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
 from ..decide.events import ResizeOutcome
+from ..lazyclass import dataclass
 
 
 class Kind(StrEnum):

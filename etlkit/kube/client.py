@@ -16,10 +16,10 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from ..lazyclass import dataclass
 from ..units import quantity_bytes
 from . import wire
 from .answer import Answer, Kind, read_answer

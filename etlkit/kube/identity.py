@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from ..lazyclass import dataclass
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 POD_NAME, POD_NAMESPACE, CONTAINER_NAME = "ETLKIT_POD_NAME", "ETLKIT_POD_NAMESPACE", "ETLKIT_CONTAINER_NAME"

@@ -9,9 +9,9 @@ or reads a file.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from ..decide.events import FINAL_OUTCOMES, ResizeMode, ResizeOutcome
+from ..lazyclass import dataclass
 from ..units import format_bytes, format_seconds
 from .pod import IN_PROGRESS, PENDING, Condition, PodView, Resources
 

@@ -7,11 +7,12 @@ resize stands is judged in ``outcome.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..decide.events import ResizeMode
 from ..errors import UsageError
+from ..lazyclass import dataclass
 from ..units import parse_bytes, parse_cpu
 
 PENDING, IN_PROGRESS = "PodResizePending", "PodResizeInProgress"

@@ -14,10 +14,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..decide.events import ResizeOutcome, ResizeReported
 from ..errors import EtlkitError
+from ..lazyclass import dataclass
 from .answer import OUTCOMES, Answer, Kind
 from .client import PodClient
 from .identity import PodIdentity

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..lazyclass import dataclass
 from .discover import find_group
 from .pseudofile import PseudoFile, field, open_if_there
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..lazyclass import dataclass
 from .cgroup_v1 import CgroupV1Reader
 from .cgroup_v2 import CgroupV2Reader
 from .process import ProcessReader

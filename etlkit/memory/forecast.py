@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
+from ..lazyclass import dataclass
 from ..units import MIB
 from .growth import Curve, Point, distinct_keys, even_population, fit, saturation, typical_slope
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from ..lazyclass import dataclass
 
 Point = tuple[float, float]
 """(work done, size then)."""

@@ -7,8 +7,9 @@ for the machine in ``etlkit.decide``. Nothing here reads a file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from ..lazyclass import dataclass
 
 LONGEST_INTERVAL_S = 0.5
 SHORTEST_INTERVAL_S = 0.1

@@ -15,9 +15,10 @@ import os
 import resource
 import sys
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from ..lazyclass import dataclass
 from ..units import MIB
 from .heap import free_heap_bytes
 from .pseudofile import PseudoFile, field, open_if_there

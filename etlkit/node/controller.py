@@ -125,7 +125,8 @@ class JobHandle:
         if not self._host.store.wait_until(over, timeout_s):
             raise TimeoutError(f"the Job {self._run.name} was not over after {timeout_s} s")
         if self._host.failure is not None:
-            raise RuntimeError("the local node itself failed") from self._host.failure
+            cause = self._host.failure
+            raise RuntimeError(f"the local node itself failed: {type(cause).__name__}: {cause}") from cause
         return self._result()
 
     def _result(self) -> PodResult:

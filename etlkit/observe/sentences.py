@@ -7,11 +7,11 @@ one that says again what was just said.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from ..lazyclass import dataclass
 from ..units import format_bytes, format_seconds
 
 PERIODIC = "interval"

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import InputError, PlanError
+from ..lazyclass import dataclass
 from . import decimals, literals, operators
 from .canonical import resolve_type
 from .decimals import Datum

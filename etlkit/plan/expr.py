@@ -8,10 +8,11 @@ imported here. ``==`` builds an expression as every other operator does; ask ``s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ..errors import PlanError
+from ..lazyclass import dataclass
 from .canonical import TypeLike, is_arrow, plain, set_bytes, tagged, type_bytes, value_bytes
 
 _INFIX = {

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..lazyclass import dataclass
 from .aggregates import Aggregate
 from .expr import Expr
 

@@ -7,12 +7,12 @@ What is computed from operands is in ``arithmetic.py``, ``comparison.py`` and ``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..lazyclass import dataclass
 from . import decimals, literals
 from .decimals import Datum
 from .expr import Call, Expr, Literal

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..decide.events import ResizeMode, Terminating
 from ..decide.policy import Policy
@@ -22,10 +22,8 @@ from ..engine.executor import Executor
 from ..errors import EtlkitError, error_for
 from ..exits import Exit
 from ..kube.budget import UNLIMITED, restarts_left
-from ..kube.client import PodClient
 from ..kube.identity import find_access, find_identity
 from ..kube.pod import PodView
-from ..kube.resizer import Resizer
 from ..memory import Ledger, MemoryReader, SplitForecast, find_cpu_reader, find_reader
 from ..memory.wall import Wall
 from ..observe.events import EventLog
@@ -43,6 +41,9 @@ from .loop import Ended, Loop, Tell, wait_idle
 from .opening import AlreadyDone, Opened, Request, open_run
 from .policy_file import PolicyWatcher, Refused, Taken, given_options, policy_from
 from .shard import Shard
+
+if TYPE_CHECKING:
+    from ..kube.resizer import Resizer
 
 FACTS_WAIT_S = 3.0
 
@@ -313,6 +314,8 @@ def _cores(settings: Settings, pod: PodView | None, inbox: queue.SimpleQueue[Any
     access, identity = find_access(), find_identity()
     asker = None
     if policy.live and policy.max_cores is not None and access is not None and identity is not None:
+        from ..kube.client import PodClient
+
         asker = CpuAsker(PodClient(access, identity), identity, inbox.put)
     return Cores(find_cpu_reader(), policy, asker, settings.workers)
 
@@ -328,6 +331,10 @@ def _resizer(settings: Settings, inbox: queue.SimpleQueue[Any], reader: MemoryRe
     access, identity = find_access(), find_identity()
     if access is None or identity is None:
         return None
+    # Only in a pod: HTTP and TLS are a tenth of what a start imports.
+    from ..kube.client import PodClient
+    from ..kube.resizer import Resizer
+
     return Resizer(
         PodClient(access, identity),
         identity,

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ from ..engine.executor import Capture, Executor, reduce_groups
 from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
 from ..errors import EtlkitError, FencedError, StateError
 from ..io.sink import Part, ShowsEarly, ShowsEmpty
+from ..lazyclass import dataclass
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.reserve import Reserve
 from .opening import parts_of

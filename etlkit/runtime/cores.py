@@ -10,17 +10,20 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..decide import cores as machine
 from ..decide.cores import CpuPolicy, CpuSeen, CpuState, RequestCpu
 from ..decide.events import ResizeMode, ResizeOutcome
 from ..errors import EtlkitError
 from ..kube.answer import OUTCOMES
-from ..kube.client import PodClient
 from ..kube.identity import PodIdentity
 from ..kube.pod import PodView, read_pod
+from ..lazyclass import dataclass
 from ..memory import CpuReader
+
+if TYPE_CHECKING:
+    from ..kube.client import PodClient
 
 LEAST_ELAPSED_S = 0.2
 """Throttling comes in periods of 100 ms: shorter looks would see all or nothing."""

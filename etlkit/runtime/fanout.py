@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from ..exits import Exit
 from ..io.folder_sink import discard_run
 from ..io.sink import HasShares, Part, ShowsEarly, ShowsEmpty, Sink
 from ..layout import WHOLE, share_folder, shares_below
+from ..lazyclass import dataclass
 from ..plan.fingerprint import fingerprint, run_id
 from .opening import (
     AlreadyDone,

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from ..decide.events import ResizeOutcome, ResizeReported
 from ..errors import ConfigError, EtlkitError, RefusedError
 from ..exits import Exit
+from ..lazyclass import dataclass
 from ..settings import Settings
 from ..units import MIB, format_bytes, quantity_bytes
 from . import learned, notes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from ..engine.executor import ROWS_HELD_BYTES, STATE, Executor, Figures
 from ..engine.stages import ExchangeOutput, ScanInput
 from ..engine.widths import row_bytes
 from ..engine.work import Task
+from ..lazyclass import dataclass
 from ..memory import Leak, Ledger, MemoryReader, MemorySample, SplitForecast
 from ..memory.growth import distinct_keys
 from ..memory.thrash import thrash

@@ -10,11 +10,12 @@ the next start ask at once, for what was granted or, if less was used of it, for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from ..decide.policy import Policy
 from ..decide.sizing import comfortable
+from ..lazyclass import dataclass
 from . import notes
 
 PAGE_SLACK_BYTES = 64 * 1024

@@ -6,13 +6,14 @@ Fed by the loop at each look with what the gauge saw. It decides nothing and wri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from ..decide.policy import Policy
+from ..lazyclass import dataclass
 from ..memory import Leak, LeakDetector
 from ..memory.heap import free_heap_bytes
 from .gauge import Gauge

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..checkpoint import Phase
@@ -21,6 +21,7 @@ from ..decide.policy import Policy
 from ..engine import executor as engine
 from ..errors import CorruptStateError, EtlkitError, FencedError
 from ..exits import Exit
+from ..lazyclass import dataclass
 from ..memory import interval_s
 from ..memory.allocation import is_allocation_failure, release_pools
 from . import checkpointer as saving

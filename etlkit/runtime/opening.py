@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ..engine.stages import ExchangeOutput, Plan, ScanInput
 from ..errors import ConfigError, EtlkitError, error_for
 from ..io.sink import Part
 from ..io.source import Growing
+from ..lazyclass import dataclass
 from ..plan import nodes
 from ..plan.fingerprint import changed_files, changed_parameters, differences, digest, fingerprint, run_id
 from ..plan.pipeline import Pipeline

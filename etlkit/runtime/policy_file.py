@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from ..decide.policy import Policy
 from ..errors import ConfigError, EtlkitError, UsageError
+from ..lazyclass import dataclass
 from ..settings import Settings, load, nearest
 from ..units import format_bytes, parse_bytes, parse_seconds
 

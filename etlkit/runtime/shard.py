@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..errors import UsageError
 from ..layout import share_folder
+from ..lazyclass import dataclass
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """Kubernetes sets it in every container of an Indexed Job's pods."""
