@@ -32,6 +32,14 @@ _MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="DIR", help="the state directory to check")
     parser.add_argument("--max-memory", metavar="SIZE", help="the cap to check")
+    parser.add_argument(
+        "--meet",
+        metavar="0|1",
+        type=int,
+        choices=(0, 1),
+        help="only test the state's volume together with a second doctor in another pod, which has the other number",
+    )
+    parser.add_argument("--meet-wait", metavar="T", default="2m", help="how long to wait for the other (default: 2m)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -41,9 +49,13 @@ def run(args: argparse.Namespace) -> int:
     from ..settings import load
 
     settings = load(vars(args))
-    checks = [*check_memory(), *check_state(settings.state)]
-    pod_checks, admin = check_cluster(settings)
-    checks += pod_checks
+    if args.meet is not None:
+        from ..units import parse_seconds
+
+        checks, admin = check_meeting(settings.state or ".etlkit", args.meet, parse_seconds(args.meet_wait)), None
+    else:
+        pod_checks, admin = check_cluster(settings)
+        checks = [*check_memory(), *check_state(settings.state), *pod_checks]
     if args.json:
         import json
 
@@ -134,6 +146,33 @@ def check_state(state: str | None) -> list[Check]:
         why = "checkpoints are written there"
         remedy = "mount a writable volume there, or name another folder with --state or ETLKIT_STATE"
         return [Check("state", Level.FAIL, f"{folder}: {error.strerror}", why, remedy)]
+
+
+def check_meeting(state: str, part: int, wait_s: float) -> list[Check]:
+    """What one process alone can't find out about a volume that several pods share."""
+    from ..checkpoint.meeting import NobodyCameError, meet
+    from ..errors import EtlkitError
+    from ..kube.checks import Check, Level, ok
+
+    try:
+        found = meet(state, part, wait_s)
+    except NobodyCameError as error:
+        why = "a volume that two pods share is tried by two pods"
+        remedy = f"start `etlkit doctor --meet {1 - part}` with the same --state in another pod, best on another node"
+        return [Check("meeting", Level.FAIL, str(error), why, remedy)]
+    except EtlkitError as error:
+        return [Check("meeting", Level.FAIL, error.message, "checkpoints are written there", error.remedy)]
+    checks = []
+    for one in found:
+        if one.holds:
+            checks.append(ok(one.name, one.what))
+        elif one.holds is None:
+            checks.append(Check(one.name, Level.WARN, one.what, "nothing is lost by it", "start one run at a time"))
+        else:
+            why = "two pods that share this volume could lose or repeat work"
+            remedy = "use another volume (NFS 4, CephFS), or an object store with conditional writes"
+            checks.append(Check(one.name, Level.FAIL, one.what, why, remedy))
+    return checks
 
 
 def _object_store(place: str) -> Check:

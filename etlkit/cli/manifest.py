@@ -61,6 +61,7 @@ def add_order_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resizes", metavar="N", type=int, default=8, help="to survive, with restarts (default: 8)")
     parser.add_argument("--crashes", metavar="N", type=int, default=3, help="to survive beside them (default: 3)")
     parser.add_argument("--shards", metavar="N", type=int, help="N pods share the work: an Indexed Job for each round")
+    parser.add_argument("--events", action="store_true", help="let the pod create Events about its resizes")
     parser.add_argument("--checkpoint-every", metavar="T", help="bound on lost work (default: 1s)")
     parser.add_argument("--learned", metavar="STATE", help="state of an earlier run: sizes and grace come from it")
     parser.add_argument("--kubernetes", metavar="1.N", default="1.35", help="the cluster's version (default: 1.35)")
@@ -189,6 +190,7 @@ def order_from(args: argparse.Namespace) -> tuple[Order, list[str]]:
         minor=_minor(args.kubernetes),
         shards=args.shards,
         rounds=1 if args.shards is None else rounds(request.pipelines),
+        events=args.events,
         settings={"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {},
         command=_command(args),
         why=sizes.why,
@@ -214,7 +216,7 @@ def _command(args: argparse.Namespace) -> str:
         if not action.option_strings or value in (None, False, action.default):
             continue
         for one in value if isinstance(value, list) else [value]:
-            words += [action.option_strings[0], str(one)]
+            words += [action.option_strings[0]] if one is True else [action.option_strings[0], str(one)]
     line = " ".join(shlex.quote(word) for word in words)
     return "".join(one if one.isprintable() else "?" for one in line)
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..exits import Exit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NAME = "status"
 HELP = "where a Job stands in its cluster, and what is in its way"
 POLL_S = 1.0
+MOST_EVENTS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +40,14 @@ def run(args: argparse.Namespace) -> int:
     cluster = Cluster(args.namespace)
     if args.follow:
         return follow(cluster, args.job, args.progress)
-    look = JobWatch(cluster, args.job, logs=False).look()
+    watch = JobWatch(cluster, args.job, logs=False)
+    look, told = watch.look(), watch.told()
     if args.json:
-        print(json.dumps(as_json(look)))
+        print(json.dumps(as_json(look) | {"events": [asdict(one) for one in told]}))
     else:
         show(look)
+        for one in told[-MOST_EVENTS:]:
+            print(f"  {one.at} {one.reason}: {one.message}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The pod's own two calls: GET pod and PATCH pods/resize, by the standard library alone.
+"""The pod's own calls: GET pod, PATCH pods/resize and, where it may, POST events; by the standard library alone.
 
 One client serves the running job and the start that is too small to import anything (ADR 0007). The token and the
 authority's certificate are read anew for each call, since both rotate. Every failure is an ``Answer`` with a kind;
 nothing is raised, and neither the token nor a header is ever part of a message. GET is tried again after anything that
-may pass; PATCH only after an answer that says it was not taken (409, 429) or may be repeated (5xx).
+may pass; PATCH only after an answer that says it was not taken (409, 429) or may be repeated (5xx); POST never.
 It does not follow a resize: that is ``resizer.py``.
 """
 
@@ -70,6 +70,11 @@ class PodClient:
         """The server's version. Every authenticated account may read it."""
         return self._persist("GET", "/version", None, _RETRY_GET)
 
+    def create_event(self, body: Mapping[str, Any]) -> Answer:
+        """One try: what is lost is a line for people."""
+        namespace = quote(self.identity.namespace, "")
+        return self._once("POST", f"/api/v1/namespaces/{namespace}/events", json.dumps(body).encode())
+
     def resize_memory(
         self, limit_bytes: int, pod: PodView, *, request_bytes: int | None = None, dry_run: bool = False
     ) -> Answer:
@@ -133,7 +138,7 @@ class PodClient:
             if token is not None:
                 headers["Authorization"] = f"Bearer {token.decode()}"
             if body is not None:
-                headers["Content-Type"] = PATCH_TYPE
+                headers["Content-Type"] = PATCH_TYPE if method == "PATCH" else "application/json"
             status, content, retry_after = wire.call(
                 self.access.host, self.access.port, context, method, path, headers, body,
                 connect_s=self._patience.connect_s, total_s=total_s, sent=sent,

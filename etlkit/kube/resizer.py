@@ -23,6 +23,7 @@ from .client import PodClient
 from .identity import PodIdentity
 from .outcome import PAGE_SLACK_BYTES, Deadlines, ResizeTracker, Standing
 from .pod import PodView, Resources, read_pod
+from .recorder import EventRecorder
 from .shortfall import most_bytes
 
 _NO_ANSWER = frozenset({Kind.TIMEOUT, Kind.RESET, Kind.UNREACHED, Kind.TLS})
@@ -86,10 +87,12 @@ class Resizer:
         self._trouble: Answer | None = None
         self._tracker: ResizeTracker | None = None
         self._to_bytes = 0
+        self._why = ""
         self._in_force = Resources()
         self._owed_bytes: int | None = None
         self._unknown = True
         self._reported: Standing | None = None
+        self._recorder = EventRecorder(client.create_event)
         self._thread = threading.Thread(target=self._run, name="etlkit-resizer", daemon=True)
         self._thread.start()
 
@@ -104,6 +107,7 @@ class Resizer:
         """Stop looking, and report nothing more. What was asked for stays asked for."""
         self._closing.set()
         self._commands.put(None)
+        self._recorder.close()
         self._thread.join(wait_s)
 
     def facts(self, wait_s: float = 0.0) -> PodView | None:
@@ -126,7 +130,7 @@ class Resizer:
                 if isinstance(command, _Withdraw):
                     self._withdraw(command.to_bytes)
                 elif command is not None:
-                    self._ask(command.to_bytes)
+                    self._ask(command)
             except _Closed:
                 return
             except Exception as error:
@@ -176,11 +180,12 @@ class Resizer:
         self._in_force = view.actual
         self._begin(view.spec.limit_bytes, view)
 
-    def _ask(self, to_bytes: int) -> None:
+    def _ask(self, asked: _Request) -> None:
+        to_bytes = asked.to_bytes
         if self._tracker is not None:
             self._report(Standing(ResizeOutcome.WITHDRAWN, "replaced by a newer request"))
         self._tracker, self._owed_bytes = None, None
-        self._to_bytes, self._reported = to_bytes, None
+        self._to_bytes, self._why, self._reported = to_bytes, asked.reason, None
         view = self._look()
         if view is None and self._trouble is not None and (self._facts is None or self._trouble.kind in _NO_ANSWER):
             self._report_failure(self._trouble)
@@ -295,6 +300,7 @@ class Resizer:
         if standing == self._reported or self._closing.is_set():
             return
         self._reported = standing
+        self._recorder.record(self._facts, self._in_force.limit_bytes, self._to_bytes, standing, self._why)
         most = most_bytes(self._to_bytes, standing.message) if standing.outcome is ResizeOutcome.INFEASIBLE else None
         self._post(ResizeReported(time.monotonic(), standing.outcome, self._to_bytes, standing.message, most))
 

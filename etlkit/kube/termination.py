@@ -52,11 +52,15 @@ def ending(
     return "\n".join([*lines, *([", ".join(figures)] if figures else [])])
 
 
+def without_passwords(text: str) -> str:
+    return _PASSWORD.sub(r"\1…@", text)
+
+
 def write(text: str, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether it was written. The file that ETLKIT_TERMINATION_LOG names is made; the usual one must be there."""
     path = environ.get(VARIABLE) or PATH
     flags = os.O_WRONLY | os.O_TRUNC | (os.O_CREAT if environ.get(VARIABLE) else 0)
-    content = _PASSWORD.sub(r"\1…@", text).encode("utf-8", "replace")[:LIMIT_BYTES]
+    content = without_passwords(text).encode("utf-8", "replace")[:LIMIT_BYTES]
     # Cut between characters, not within one.
     content = content.decode("utf-8", "ignore").encode()
     try:

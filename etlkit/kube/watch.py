@@ -15,6 +15,7 @@ from .answer import Kind
 from .apply import condition
 from .cluster import Cluster, refused
 from .pod import PodView, read_pod
+from .recorder import SOURCE
 from .trouble import Trouble, troubles
 
 Json = Mapping[str, Any]
@@ -54,6 +55,16 @@ class Look:
     troubles: tuple[Trouble, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event that a pod has created about itself."""
+
+    at: str
+    type: str
+    reason: str
+    message: str
+
+
 @dataclass(slots=True)
 class _Cursor:
     """How far one container's log has been read."""
@@ -86,6 +97,20 @@ class JobWatch:
             events = answer.body.get("items") or () if answer.ok else ()
         # A Job without pods may be one whose pods can't be made: only its events say why.
         return Look(self.kind, self.name, condition(self.kind, found), looks, tuple(troubles(found, pods, events)))
+
+    def told(self) -> list[Told]:
+        """What the pods said of their resizes, oldest first, as far as they may create events and we may read them."""
+        answer = self._cluster.list("Event", fieldSelector=f"source={SOURCE}")
+        if not answer.ok:
+            return []
+        names = {str(pod["metadata"]["name"]) for pod in self._pods(self._find())}
+        found = [
+            one for one in answer.body.get("items") or () if (one.get("involvedObject") or {}).get("name") in names
+        ]
+        return [
+            Told(*(str(one.get(key) or "") for key in ("lastTimestamp", "type", "reason", "message")))
+            for one in sorted(found, key=lambda one: str(one.get("lastTimestamp") or ""))
+        ]
 
     def _find(self) -> Json:
         kinds = (self.kind,) if self.kind else ("Job", "Pod")

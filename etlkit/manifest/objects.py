@@ -9,7 +9,7 @@ import json
 
 from ..units import quantity_bytes
 from .order import Kind, Order, Shape
-from .platform import CLUSTER_ROLE
+from .platform import CLUSTER_ROLE, EVENTS_ROLE
 from .pod import AGAIN, HOPELESS, labels, pod_metadata, pod_spec
 from .yaml import Data, note, plain
 
@@ -20,7 +20,8 @@ def render(order: Order) -> list[Data]:
     """The documents, with their notes."""
     head = note(_head(order), _service_account(order))
     claim = [] if order.claim is not None else [_claim(order)]
-    return [head, _role_binding(order), *claim, _config(order), *workloads(order)]
+    events = [_events_binding(order)] if order.events else []
+    return [head, _role_binding(order), *events, *claim, _config(order), *workloads(order)]
 
 
 def workloads(order: Order) -> list[Data]:
@@ -70,17 +71,28 @@ def _service_account(order: Order) -> dict[str, Data]:
 
 
 def _role_binding(order: Order) -> Data:
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": CLUSTER_ROLE}
     return note(
         "Read pods and resize them, in this namespace. RBAC can't say \"only itself\"; the platform's admission policy does (F23).",
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "metadata": _metadata(order),
-            "roleRef": role,
-            "subjects": [{"kind": "ServiceAccount", "name": order.account, "namespace": order.namespace}],
-        },
+        _binding(order, order.name, CLUSTER_ROLE),
     )
+
+
+def _events_binding(order: Order) -> Data:
+    return note(
+        "Each turn of a resize becomes an Event on the pod: `kubectl describe pod`, `etlkit status`. "
+        "Without this the job says it in its log only.",
+        _binding(order, f"{order.name}-events", EVENTS_ROLE),
+    )
+
+
+def _binding(order: Order, name: str, role: str) -> dict[str, Data]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": _metadata(order, name),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": order.account, "namespace": order.namespace}],
+    }
 
 
 def _claim(order: Order) -> Data:

@@ -69,6 +69,8 @@ class Order:
     """Pods that share the work (an Indexed Job a round); None: one pod."""
     rounds: int = 1
     """Of a fan-out: one, and one more for each time that rows must meet (ADR 18)."""
+    events: bool = False
+    """May the pod create Kubernetes Events about its resizes?"""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Keys of ``etlkit.toml``."""
     command: str = ""
@@ -99,7 +101,10 @@ class Order:
 
     @property
     def backoff_limit_told(self) -> int:
-        """What each pod may count on: of an Indexed Job's limit its share, since it can't see the others."""
+        """What each pod may count on. Of an Indexed Job's limit that is its share, since it can't see the others, unless each
+        index has its own."""
+        if not self.resize_restarts:
+            return self.backoff_limit
         return (self.backoff_limit - 1) // self.shards_or_one + 1
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .yaml import Data, note
 
 CLUSTER_ROLE = "etlkit-resize"
+EVENTS_ROLE = "etlkit-events"
 BINDER = "etlkit-resize-grant"
 POLICY = "etlkit-resize-self"
 CEILING = "etlkit-resize-ceiling"
@@ -119,7 +120,7 @@ CLAUSES: tuple[Clause, ...] = (
 
 def render_platform(memory: str, cpu: str) -> list[Data]:
     """The documents, with their notes; ``memory`` and ``cpu`` are the ceiling."""
-    return [_namespace(), _cluster_role(), _binder(), _ceiling(memory, cpu), _policy(), _binding()]
+    return [_namespace(), _cluster_role(), _events_role(), _binder(), _ceiling(memory, cpu), _policy(), _binding()]
 
 
 def _labels() -> dict[str, Data]:
@@ -161,10 +162,23 @@ def _cluster_role() -> Data:
     )
 
 
+def _events_role() -> Data:
+    return note(
+        "For `etlkit manifest --events`: each turn of a resize as an Event on the pod. It can create, "
+        "and neither read nor change one.",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": _meta(EVENTS_ROLE),
+            "rules": [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}],
+        },
+    )
+
+
 def _binder() -> Data:
     return note(
-        "Whoever is admin of a namespace may bind that role there, so that `kubectl apply` of a job's manifest works. Leave this out "
-        "to create each RoleBinding yourself: in a namespace without the label, no policy narrows the role.",
+        "Whoever is admin of a namespace may bind those roles there, so that `kubectl apply` of a job's manifest works. Leave "
+        "this out to create each RoleBinding yourself: in a namespace without the label, no policy narrows the first.",
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
@@ -176,7 +190,7 @@ def _binder() -> Data:
                 {
                     "apiGroups": ["rbac.authorization.k8s.io"],
                     "resources": ["clusterroles"],
-                    "resourceNames": [CLUSTER_ROLE],
+                    "resourceNames": [CLUSTER_ROLE, EVENTS_ROLE],
                     "verbs": ["bind"],
                 }
             ],

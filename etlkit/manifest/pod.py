@@ -179,7 +179,9 @@ def _environment(order: Order) -> list[Data]:
             note(
                 "The Job's, which a pod can't read"
                 + (
-                    ": its share, since the restarts of all pods are added up (F8)." if order.shards_or_one > 1 else "."
+                    ": its share, since the restarts of all pods are added up (F8)."
+                    if order.shards_or_one > 1 and order.resize_restarts
+                    else "."
                 ),
                 literal("ETLKIT_BACKOFF_LIMIT", str(order.backoff_limit_told)),
             )

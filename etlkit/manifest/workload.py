@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from ..errors import UsageError
 from ..units import parse_bytes, parse_cpu
 
 Json: TypeAlias = Mapping[str, Any]
+_LOOKS = ("doctor", "show", "verify", "report", "checkpoints", "plan", "status", "logs")
 FOR_EVER = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController")
 
 
@@ -184,9 +186,15 @@ def etl_container(pod: Json) -> Json | None:
     for container in items(pod, "containers"):
         words = [str(word) for word in (*sequence(container, "command"), *sequence(container, "args"))]
         named = any(e.get("name") == "ETLKIT_CONTAINER_NAME" for e in items(container, "env"))
-        if named or any("etlkit" in word for word in words):
+        if named or (any("etlkit" in word for word in words) and not _only_looks(words)):
             return container
     return None
+
+
+def _only_looks(words: list[str]) -> bool:
+    """``etlkit doctor`` and the like: no job, with nothing to lose."""
+    after = [verb for word, verb in pairwise(words) if word.rpartition("/")[2] == "etlkit"]
+    return bool(after) and after[0] in _LOOKS
 
 
 def exit_codes_in(rule: Json) -> list[int]:

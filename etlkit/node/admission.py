@@ -28,14 +28,14 @@ class User:
 
 
 POD_MAY = frozenset({("get", "pods"), ("patch", "pods/resize")})
-"""Verbs and resources of the role in ``manifests/``: all that a pod may do (F23)."""
+"""Verbs and resources of the role in ``manifests/``: all that a pod may do (F23), unless ``Rules.granted`` adds to it."""
 
 
 def may(user: User, verb: str, resource: str, namespace: str, rules: Rules) -> bool:
     """RBAC. An operator may do everything, a pod what its role says."""
     if user.pod_uid is None:
         return True
-    return (verb, resource) in POD_MAY - rules.denied and namespace == user.namespace
+    return (verb, resource) in (POD_MAY | rules.granted) - rules.denied and namespace == user.namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Rules:
     policies: list[Policy] = field(default_factory=list)
     denied: set[tuple[str, str]] = field(default_factory=set)
     """RBAC: pairs of verb and resource taken away from what pods may do, such as ``("patch", "pods/resize")``."""
+    granted: set[tuple[str, str]] = field(default_factory=set)
+    """RBAC: what an opt-in role adds, such as ``("create", "events")``."""
     capacity_at_admission: bool = True
     """F7: from 1.36 on more than the node has is refused at the PATCH; before, the kubelet said Infeasible."""
     static_policy: bool = False

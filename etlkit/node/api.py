@@ -3,7 +3,8 @@
     GET   /version
     GET   /api/v1/namespaces/NS/pods[/NAME[/status]]
     PATCH /api/v1/namespaces/NS/pods/NAME/resize        strategic merge; dryRun=All
-    GET   /api/v1/namespaces/NS/events                  fieldSelector=involvedObject.name=…
+    GET   /api/v1/namespaces/NS/events                  fieldSelector=involvedObject.name=…,source=…
+    POST  /api/v1/namespaces/NS/events
     GET   /apis/batch/v1/namespaces/NS/jobs/NAME
     POST  /apis/authorization.k8s.io/v1/selfsubjectaccessreviews
 
@@ -190,6 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, self.node.store.read_pod(namespace, name)
             case ["api", "v1", "namespaces", namespace, "pods", name, "resize"]:
                 return self._resize(user, namespace, name, body, query)
+            case ["api", "v1", "namespaces", namespace, "events"] if self.command == "POST":
+                self._allow(user, "create", "events", "", namespace)
+                return 201, self.node.store.add_event(namespace, _json(body))
             case ["api", "v1", "namespaces", namespace, "events"]:
                 self._only("GET")
                 self._allow(user, "list", "events", "", namespace)
@@ -273,6 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
             "involvedObject.name": lambda event: event["involvedObject"]["name"],
             "involvedObject.uid": lambda event: event["involvedObject"]["uid"],
             "reason": lambda event: event["reason"],
+            "source": lambda event: event["source"].get("component", ""),
         }
         with self.node.store.lock:
             items = [

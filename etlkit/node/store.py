@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 
 from . import spec
-from .answers import Json, not_found
+from .answers import Json, bad_value, invalid, not_found
 
 Key = tuple[str, str]
 
@@ -66,6 +66,24 @@ class Store:
                 # Woken by changes; the bound is for conditions that look at more than objects.
                 self._changed.wait(0.5 if left is None else min(left, 0.5))
             return True
+
+    def add_event(self, namespace: str, body: Json) -> Json:
+        """One that a client made. ApiError 422 where the API server would say so."""
+        meta, about = body.get("metadata") or {}, body.get("involvedObject") or {}
+        if about.get("namespace") != namespace or meta.get("namespace", namespace) != namespace:
+            wrong = bad_value("involvedObject.namespace", str(about.get("namespace")), "does not match event.namespace")
+            raise invalid("Event", str(meta.get("name", "")), [wrong])
+        with self.lock:
+            self._version += 1
+            made = {
+                "uid": str(uuid.uuid4()),
+                "resourceVersion": str(self._version),
+                "creationTimestamp": spec.now_text(),
+            }
+            added = copy.deepcopy({**body, "metadata": {**meta, "namespace": namespace, **made}})
+            self.events.append(added)
+            self._changed.notify_all()
+            return copy.deepcopy(added)
 
     def event(self, about: Json, kind: str, reason: str, message: str, source: str = "kubelet") -> None:
         """Records an event of the core API about a pod."""

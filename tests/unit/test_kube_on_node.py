@@ -26,6 +26,7 @@ from etlkit.node.node import Node
 from etlkit.node.spec import pod_manifest
 from etlkit.node.timings import Timings
 from etlkit.units import GIB, MIB, quantity_bytes
+from tests.conformance.driver import eventually
 
 O = ResizeOutcome  # noqa: E741
 WAIT_S = 20
@@ -125,6 +126,59 @@ def test_deferred_granted_and_withdrawn(running: Running) -> None:
         running.until(O.DEFERRED)
         running.node.remove_pod("blocker")
         assert running.until_final()[-1] is O.ACTUATED
+
+
+def _events(running: Running) -> list[tuple[str, str, str]]:
+    found = [e for e in running.node.events(running.name) if e["source"].get("component") == "etlkit"]
+    uid = running.node.get_pod(running.name)["metadata"]["uid"]
+    assert all(e["involvedObject"]["uid"] == uid for e in found), "kubectl describe looks them up by it"
+    return [(e["type"], e["reason"], e["message"]) for e in found]
+
+
+def test_each_turn_of_a_resize_is_an_event_on_the_pod_where_its_role_allows(running: Running) -> None:
+    running.node.rules.granted.add(("create", "events"))
+    assert running.node.add_pod("blocker", quantity_bytes(3 * GIB))
+    with running.resizer() as resizer:
+        resizer.request(2 * GIB, "the forecast is 2 GiB; src s3://key:hunter2@bucket/x")
+        running.until(O.DEFERRED)
+        resizer.withdraw(64 * MIB)
+        running.until(O.WITHDRAWN)
+        resizer.request(128 * MIB, "")
+        running.until(O.ACTUATED)
+        eventually("the last is there", lambda: _events(running)[-1:] and _events(running)[-1][1].endswith("Actuated"))
+    told = _events(running)
+    assert [(kind, reason.removeprefix("MemoryResize")) for kind, reason, _ in told] == [
+        ("Normal", "Requested"), ("Warning", "Deferred"), ("Normal", "Withdrawn"), ("Normal", "Requested"), ("Normal", "Actuated"),
+    ]  # fmt: skip
+    assert told[0][2].startswith("container etl, 64 MiB to 2 GiB: the forecast is 2 GiB; src s3://")
+    assert "hunter2" not in str(told)
+
+
+def test_without_the_right_it_is_asked_for_once_and_a_server_that_is_silent_holds_nothing_up(running: Running) -> None:
+    asked: list[Kind] = []
+    create = running.client.create_event
+
+    def counted(body: dict[str, Any]) -> Any:
+        answer = create(body)
+        asked.append(answer.kind)
+        return answer
+
+    running.client.create_event = counted  # type: ignore[method-assign]
+    with running.resizer() as resizer:
+        resizer.request(96 * MIB, "")
+        running.until(O.ACTUATED)
+        eventually("it was told no", lambda: asked == [Kind.RBAC])
+        resizer.request(112 * MIB, "")
+        running.until(O.ACTUATED)
+    assert asked == [Kind.RBAC] and _events(running) == []
+    running.node.rules.granted.add(("create", "events"))
+    running.node.faults.never(method="POST", times=9)
+    with running.resizer() as resizer:
+        resizer.request(128 * MIB, "")
+        running.until(O.ACTUATED)
+        resizer.request(144 * MIB, "")
+        running.until(O.ACTUATED)
+    assert asked == [Kind.RBAC], "the first has still no answer"
 
 
 def test_more_than_the_node_has(running: Running) -> None:

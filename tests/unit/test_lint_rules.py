@@ -215,6 +215,7 @@ def test_every_rule_has_been_seen_to_catch_something():
         ("restart", env("TOKENIZERS_PARALLELISM", "false")),
         ("restart", env("GOOGLE_CREDENTIALS_FILE", "/var/run/secrets/gcp/key.json")),
         ("live", job("podReplacementPolicy", None)),
+        ("shards", job(f"{ETL}/command", ["etlkit", "run", "x.py", "--state=/data/state/x-$(JOB_COMPLETION_INDEX)"])),
     ],
 )
 def test_what_is_fine_is_not_complained_about(shape, change):

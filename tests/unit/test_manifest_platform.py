@@ -17,7 +17,16 @@ import pytest
 from etlkit.kube.answer import Kind, read_answer
 from etlkit.manifest.objects import as_data
 from etlkit.manifest.order import Order
-from etlkit.manifest.platform import CEILING, CLAUSES, CLUSTER_ROLE, LABEL, POD_UID, VARIABLES, render_platform
+from etlkit.manifest.platform import (
+    CEILING,
+    CLAUSES,
+    CLUSTER_ROLE,
+    EVENTS_ROLE,
+    LABEL,
+    POD_UID,
+    VARIABLES,
+    render_platform,
+)
 from etlkit.manifest.workload import workloads
 from etlkit.manifest.yaml import plain
 from etlkit.node import quantity
@@ -281,8 +290,11 @@ def test_the_role_is_the_least_and_whoever_binds_it_may_bind_no_other():
     rules = docs["ClusterRole", CLUSTER_ROLE]["rules"]
     granted = {(r, v) for rule in rules for r in rule["resources"] for v in rule["verbs"]}
     assert granted == {("pods", "get"), ("pods/resize", "patch")}
+    assert [(r["resources"], r["verbs"]) for r in docs["ClusterRole", EVENTS_ROLE]["rules"]] == [
+        (["events"], ["create"])
+    ]
     binder = docs["ClusterRole", "etlkit-resize-grant"]["rules"]
-    assert [(r["resourceNames"], r["verbs"]) for r in binder] == [([CLUSTER_ROLE], ["bind"])]
+    assert [(r["resourceNames"], r["verbs"]) for r in binder] == [([CLUSTER_ROLE, EVENTS_ROLE], ["bind"])]
 
 
 def test_the_policy_is_for_every_service_account_and_fails_closed():
@@ -309,7 +321,8 @@ def test_messages_are_short_enough_and_name_what_to_do():
 
 
 def test_a_manifest_binds_the_role_that_the_platform_makes():
-    docs = as_data(Order("x", "i:1", "jobs/part_revenue.py"))
-    binding = next(doc for doc in docs if doc["kind"] == "RoleBinding")
-    assert ("ClusterRole", binding["roleRef"]["name"]) in documents()
+    for events, roles in ((False, [CLUSTER_ROLE]), (True, [CLUSTER_ROLE, EVENTS_ROLE])):
+        docs = as_data(Order("x", "i:1", "jobs/part_revenue.py", events=events))
+        bound = [doc["roleRef"]["name"] for doc in docs if doc["kind"] == "RoleBinding"]
+        assert bound == roles and {("ClusterRole", role) for role in roles} <= set(documents())
     assert (REPOSITORY / "manifests" / "platform.yaml").read_text().count("kind: ValidatingAdmissionPolicy\n") == 1

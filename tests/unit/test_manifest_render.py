@@ -26,7 +26,7 @@ from etlkit.units import GIB, MIB
 from tests.conftest import REPOSITORY
 
 JOB = "jobs/part_revenue.py"
-ORDER = Order("part-revenue", "etlkit-jobs:0.1.0", JOB, parameters=("src=/data/in",))
+ORDER = Order("part-revenue", "etlkit-jobs:0.1.0", JOB, parameters=("src=/data/in",), events=True)
 ORDERS = [
     replace(ORDER, kind=kind, shape=shape)
     for kind in Kind
@@ -296,6 +296,7 @@ def test_the_one_that_ships_is_what_its_first_lines_say_prints_it(etlkit_command
     for path, call in (
         ("manifests/base/job.yaml", None),
         ("manifests/overlays/cronjob/cronjob.yaml", None),
+        ("manifests/overlays/indexed/indexed.yaml", None),
         ("manifests/platform.yaml", "manifest --platform"),
     ):
         shipped = (REPOSITORY / path).read_text()

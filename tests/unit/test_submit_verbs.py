@@ -166,6 +166,12 @@ def test_status_shows_size_restarts_and_an_open_resize(cluster, capsys):
         "the pod runs",
         lambda: next((p.name for p in JobWatch(api, "part-revenue").look().pods if p.view.state == "running"), None),
     )
+    event = {"involvedObject": {"kind": "Pod", "namespace": "etl", "name": pod}, "source": {"component": "etlkit"}}
+    for number, reason in enumerate(("MemoryResizeRequested", "MemoryResizeDeferred")):
+        at = f"2026-01-01T00:00:0{number}Z"
+        node.store.add_event(
+            "etl", event | {"reason": reason, "message": "container etl", "type": "Normal", "lastTimestamp": at}
+        )
     assert node.add_pod("blocker", "3Gi")
     node.resize(pod, "etl", memory="2Gi")
 
@@ -176,9 +182,11 @@ def test_status_shows_size_restarts_and_an_open_resize(cluster, capsys):
     assert status.run(parsed(status, "part-revenue", "-n", "etl")) == 0
     shown = capsys.readouterr().out
     assert "memory limit 512 MiB, 2 GiB asked for, 0 restarts" in shown and "running" in shown
+    assert "2026-01-01T00:00:01Z MemoryResizeDeferred: container etl" in shown and "Requested" in shown
     assert status.run(parsed(status, "part-revenue", "-n", "etl", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["pods"][0]["wanted_bytes"] == 2 << 30 and told["pods"][0]["resize"][0]["reason"] == "Deferred"
+    assert [one["reason"] for one in told["events"]] == ["MemoryResizeRequested", "MemoryResizeDeferred"]
     node.remove_pod("blocker")
     eventually(
         "it is granted", lambda: JobWatch(api, "part-revenue", logs=False).look().pods[0].view.limit_bytes == 2 << 30
