@@ -62,6 +62,13 @@ def add_order_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crashes", metavar="N", type=int, default=3, help="to survive beside them (default: 3)")
     parser.add_argument("--shards", metavar="N", type=int, help="N pods share the work: an Indexed Job for each round")
     parser.add_argument("--events", action="store_true", help="let the pod create Events about its resizes")
+    parser.add_argument(
+        "--egress",
+        action="append",
+        default=[],
+        metavar="CIDR[:PORT]",
+        help="a NetworkPolicy: nothing in, and out to DNS and this; may be repeated, the API server is one",
+    )
     parser.add_argument("--checkpoint-every", metavar="T", help="bound on lost work (default: 1s)")
     parser.add_argument("--learned", metavar="STATE", help="state of an earlier run: sizes and grace come from it")
     parser.add_argument("--kubernetes", metavar="1.N", default="1.35", help="the cluster's version (default: 1.35)")
@@ -191,6 +198,7 @@ def order_from(args: argparse.Namespace) -> tuple[Order, list[str]]:
         shards=args.shards,
         rounds=1 if args.shards is None else rounds(request.pipelines),
         events=args.events,
+        egress=tuple(args.egress),
         settings={"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {},
         command=_command(args),
         why=sizes.why,

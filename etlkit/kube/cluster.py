@@ -29,6 +29,7 @@ _PATHS = {
     "Pod": "api/v1 pods",
     "Event": "api/v1 events",
     "RoleBinding": "apis/rbac.authorization.k8s.io/v1 rolebindings",
+    "NetworkPolicy": "apis/networking.k8s.io/v1 networkpolicies",
     "Job": "apis/batch/v1 jobs",
     "CronJob": "apis/batch/v1 cronjobs",
 }

@@ -1,6 +1,7 @@
 """The whole set for one job: what stands around its pod, in the order in which it is applied.
 
-Covers ServiceAccount, RoleBinding, claim, ConfigMap, Job, CronJob and Pod. What only an administrator may apply is ``platform.py``'s.
+Covers ServiceAccount, RoleBindings, NetworkPolicy, claim, ConfigMap, Job, CronJob and Pod. What only an administrator may apply is
+``platform.py``'s.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 
 from ..units import quantity_bytes
-from .order import Kind, Order, Shape
+from .order import Kind, Order, Shape, address_and_port
 from .platform import CLUSTER_ROLE, EVENTS_ROLE
 from .pod import AGAIN, HOPELESS, labels, pod_metadata, pod_spec
 from .yaml import Data, note, plain
@@ -21,7 +22,8 @@ def render(order: Order) -> list[Data]:
     head = note(_head(order), _service_account(order))
     claim = [] if order.claim is not None else [_claim(order)]
     events = [_events_binding(order)] if order.events else []
-    return [head, _role_binding(order), *events, *claim, _config(order), *workloads(order)]
+    policy = [_network_policy(order)] if order.egress else []
+    return [head, _role_binding(order), *events, *policy, *claim, _config(order), *workloads(order)]
 
 
 def workloads(order: Order) -> list[Data]:
@@ -82,6 +84,34 @@ def _events_binding(order: Order) -> Data:
         "Each turn of a resize becomes an Event on the pod: `kubectl describe pod`, `etlkit status`. "
         "Without this the job says it in its log only.",
         _binding(order, f"{order.name}-events", EVENTS_ROLE),
+    )
+
+
+def _network_policy(order: Order) -> Data:
+    to: list[Data] = []
+    for one in order.egress:
+        found = address_and_port(one)
+        assert found is not None, "check() has seen it"
+        address, port = found
+        rule: dict[str, Data] = {"to": [{"ipBlock": {"cidr": address}}]}
+        to.append(rule if port is None else rule | {"ports": [{"protocol": "TCP", "port": port}]})
+    dns: dict[str, Data] = {
+        "to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
+        "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
+    }
+    return note(
+        "Nothing in; out to DNS and to the addresses that were given. The API server must be one of them, or nobody can be asked for "
+        "memory: `kubectl get endpointslices kubernetes` has its address and port as a policy sees them.",
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": _metadata(order),
+            "spec": {
+                "podSelector": {"matchLabels": {"app.kubernetes.io/name": order.name}},
+                "policyTypes": ["Ingress", "Egress"],
+                "egress": [dns, *to],
+            },
+        },
     )
 
 

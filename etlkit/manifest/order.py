@@ -6,6 +6,7 @@ its reason. What a finished manifest says is judged by the rules of ``lint.py``.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ DATA = "/data"
 MOST_SHARDS = 1000
 LEAST_MEMORY_BYTES = 96 << 20
 """Python, pyarrow and etlkit take about 90 MiB before the first batch."""
+_CRON_FIELD = re.compile(r"[0-9A-Za-z*/,?-]+")
+_EGRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+))(?P<bits>/\d+)?(?::(?P<port>\d+))?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -71,6 +74,8 @@ class Order:
     """Of a fan-out: one, and one more for each time that rows must meet (ADR 18)."""
     events: bool = False
     """May the pod create Kubernetes Events about its resizes?"""
+    egress: tuple[str, ...] = ()
+    """What the pod may reach, as CIDR or CIDR:PORT; with none given there is no NetworkPolicy."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Keys of ``etlkit.toml``."""
     command: str = ""
@@ -158,9 +163,37 @@ def refusals(order: Order) -> Iterator[Refusal]:
     if order.resize_restarts and order.resizes < 1:
         why = "each resize is a restart, and the Job is failed when restarts reach backoffLimit (F8)"
         yield Refusal("--shape restart with --resizes 0", why, "give --resizes 1 or more, or use --shape live")
+    if order.kind is Kind.CRONJOB and not _is_schedule(order.schedule):
+        why = "the API server takes five fields (minute, hour, day of month, month, day of week), or @daily and the like (422)"
+        yield Refusal(f"--schedule '{order.schedule}'", why, "write it as '0 3 * * *'")
+    for one in order.egress:
+        if address_and_port(one) is None:
+            why = "a NetworkPolicy names addresses, and host names are not resolved"
+            yield Refusal(f"--egress '{one}'", why, "write it as 10.0.0.1/32:6443, 10.1.0.0/16 or [fd00::1]/128:443")
     if order.shards is not None:
         yield from _fan_out(order)
     yield from _sizes(order)
+
+
+def _is_schedule(text: str) -> bool:
+    """As the CronJob controller's parser has it, names of months and days included. Ranges are left to the server."""
+    if text.startswith("@"):
+        return text in ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+    fields = text.split()
+    return len(fields) == 5 and all(_CRON_FIELD.fullmatch(one) for one in fields)
+
+
+def address_and_port(text: str) -> tuple[str, int | None] | None:
+    """CIDR and port of ``10.0.0.1/32:6443``, ``10.0.0.1``, ``[fd00::]/8:443``; None where it is neither."""
+    found = _EGRESS.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        network = ipaddress.ip_network((found["six"] or found["four"]) + (found["bits"] or ""))
+    except ValueError:
+        return None
+    port = None if found["port"] is None else int(found["port"])
+    return None if port is not None and not 0 < port < 65536 else (str(network), port)
 
 
 def _fan_out(order: Order) -> Iterator[Refusal]:

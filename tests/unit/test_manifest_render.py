@@ -24,9 +24,18 @@ from etlkit.node.indexed import evaluate_indexed
 from etlkit.settings import load as load_settings
 from etlkit.units import GIB, MIB
 from tests.conftest import REPOSITORY
+from tests.unit.schemas import fits
 
 JOB = "jobs/part_revenue.py"
-ORDER = Order("part-revenue", "etlkit-jobs:0.1.0", JOB, parameters=("src=/data/in",), events=True)
+
+ORDER = Order(
+    "part-revenue",
+    "etlkit-jobs:0.1.0",
+    JOB,
+    parameters=("src=/data/in",),
+    events=True,
+    egress=("10.0.0.1/32:6443", "[fd00::]/8"),
+)
 ORDERS = [
     replace(ORDER, kind=kind, shape=shape)
     for kind in Kind
@@ -43,22 +52,10 @@ def _id(order: Order) -> str:
 each_order = pytest.mark.parametrize("order", ORDERS, ids=_id)
 
 
-def schema_versions(order: Order) -> list[str]:
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    newest = int(kubernetes_validate.latest_version().split(".")[1])
-    # restartPolicyRules came with 1.34, behind a gate.
-    first = 34 if order.shape is Shape.RULES else 33
-    return [f"1.{minor}" for minor in range(first, newest + 1)]
-
-
 @each_order
 def test_every_shape_fits_the_schemas_strictly(order):
-    """An unknown field is an error, as `kubectl apply` has it."""
-    import kubernetes_validate
-
-    for version in schema_versions(order):
-        for doc in as_data(order):
-            kubernetes_validate.validate(doc, version, strict=True)
+    # restartPolicyRules came with 1.34, behind a gate.
+    fits(as_data(order), 34 if order.shape is Shape.RULES else 33)
 
 
 @each_order
@@ -213,6 +210,14 @@ def test_an_existing_claim_is_used_and_none_is_made():
         ({"shards": 0}, "count of pods"),
         ({"kind": Kind.POD, "shape": Shape.RULES, "shards": 4}, "Indexed"),
         ({"kind": Kind.CRONJOB, "shards": 4, "rounds": 2}, "2 rounds"),
+        *(
+            ({"kind": Kind.CRONJOB, "schedule": text}, "five fields")
+            for text in ("x", "* * * *", "@often", "0 3 * * $")
+        ),
+        *(
+            ({"egress": (text,)}, "host names")
+            for text in ("db", "10.0.0.0/33", "10.0.0.1:0", "10.0.0.1/16", "fd00::1", "")
+        ),
     ],
 )
 def test_what_can_not_work_is_refused_with_its_reason(change, fact):
@@ -225,6 +230,21 @@ def test_what_can_not_work_is_refused_with_its_reason(change, fact):
 
 def test_what_can_work_is_not_refused():
     assert [list(refusals(order)) for order in ORDERS] == [[]] * len(ORDERS)
+
+
+def test_what_the_network_policy_lets_out_is_dns_and_what_was_given():
+    assert not [doc for doc in as_data(replace(ORDER, egress=())) if doc["kind"] == "NetworkPolicy"]
+    policy = next(doc for doc in as_data(ORDER) if doc["kind"] == "NetworkPolicy")["spec"]
+    assert (
+        policy["podSelector"]["matchLabels"].items()
+        <= as_data(ORDER)[-1]["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert policy["policyTypes"] == ["Ingress", "Egress"] and "ingress" not in policy
+    assert [rule["ports"][0]["port"] for rule in policy["egress"][:1]] == [53]
+    assert policy["egress"][1:] == [
+        {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"protocol": "TCP", "port": 6443}]},
+        {"to": [{"ipBlock": {"cidr": "fd00::/8"}}]},
+    ]
 
 
 # ── sizes ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,6 +24,7 @@ FILES, ROWS = 8, 250_000
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
     with double(monkeypatch) as made:
+        made.node.rules.granted.add(("create", "events"))
         yield made
 
 
