@@ -57,11 +57,11 @@ class Shaped:
 
 @each_shape
 def test_a_drain_is_survived_by_a_new_pod_that_starts_when_the_old_is_gone(node, tmp_path, shape):
-    """F22, F24: more drains than backoffLimit with Never, where they are ignored."""
+    """F22, F24: more drains than backoffLimit with Never, where they are ignored. The second leaves no time: as a hard eviction."""
     job = Shaped(node, shape, tmp_path)
-    for number in range(3 if shape is not Shape.RESTART else 1):
+    for number in range(3 if shape is not Shape.RESTART else 2):
         old = job.handle.pod
-        old.delete(None, "EvictionByEvictionAPI")
+        old.delete(0.0 if number == 1 else None, "EvictionByEvictionAPI")
         eventually("it has a new pod", lambda old=old: job.handle.pod is not old)
         assert old.gone, "the replacement came before the old one had ended"
         eventually(
