@@ -45,7 +45,7 @@ for number in range(files):
     small = pc.subtract(key, pc.multiply(pc.divide(key, 50), 50))
     table = pa.table({"l_partkey": key, "l_quantity": small.cast(pa.decimal128(19, 0)).cast(two),
                       "l_extendedprice": pc.add(small, 1).cast(pa.decimal128(19, 0)).cast(two),
-                      "l_discount": pa.array([decimal.Decimal("0.05")] * rows, two)})
+                      "l_discount": pa.repeat(pa.scalar(decimal.Decimal("0.05"), two), rows)})
     pq.write_table(table, out / f".{path.name}", row_group_size=65536, compression="zstd")
     (out / f".{path.name}").rename(path)
 print("seeded", files * rows)
