@@ -27,7 +27,6 @@ from tests.conftest import REPOSITORY
 from tests.unit.schemas import fits
 
 JOB = "jobs/part_revenue.py"
-
 ORDER = Order(
     "part-revenue",
     "etlkit-jobs:0.1.0",
