@@ -45,11 +45,14 @@ def make_renderer(mode: str, stream: TextIO | None = None) -> Renderer:
 
 
 class Silent:
+    """No progress; but that a checkpoint was damaged is said."""
+
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def feed(self, event: Mapping[str, Any]) -> None:
-        pass
+        if event.get("event") == "went_back":
+            _write(self._stream, f"warning: {event.get('message')}")
 
     def say(self, text: str) -> None:
         _write(self._stream, text)

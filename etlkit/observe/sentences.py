@@ -272,6 +272,10 @@ def _checkpoint_failed(event: _Event) -> Sentence:
     return Sentence(f"a checkpoint could not be written: {event.get('error')}", Tone.BAD)
 
 
+def _went_back(event: _Event) -> Sentence:
+    return Sentence(f"the state is damaged: {event.get('message')}", Tone.BAD)
+
+
 def _record_failed(event: _Event) -> Sentence:
     return Sentence(f"how the attempt ended could not be written down: {event.get('error')}", Tone.BAD)
 
@@ -326,6 +330,7 @@ _TELLERS: Mapping[str, Callable[[_Event], Sentence | None]] = {
     "container_exited": _container_exited,
     "checkpoint_failed": _checkpoint_failed,
     "record_failed": _record_failed,
+    "went_back": _went_back,
     "first_batch": _first_batch,
     "leak": _leak,
     "cpu_changed": _cpu_changed,

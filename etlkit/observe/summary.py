@@ -33,6 +33,11 @@ def lines(story: Mapping[str, Any], seen: Timeline) -> list[str]:
     """What happened, a sentence or two a line."""
     told = [_headline(story, seen), _rows(story)]
     told += [text for text in (_restarts(story, seen), _memory(story, seen), _checkpoints(story)) if text]
+    told += [
+        f"Attempt {event.get('attempt')} found the state damaged: {event.get('message')}."
+        for _, event in seen.marks
+        if event.get("event") == "went_back"
+    ]
     if story.get("failure"):
         told.append(f"It failed for good: {story['failure'].get('message')}")
     return told

@@ -215,6 +215,8 @@ def _attempt(
         memory_source=reader.describe(),
         wall=wall.unavailable or "RLIMIT_DATA",
     )
+    for damage in opened.state_dir.warnings:
+        emit("went_back", attempt=opened.attempt, message=damage)
     began_s = now_s()
     ended: Ended | None = None
     signals = _Signals(inbox, pod.grace_s if pod is not None else DEFAULT_GRACE_S)

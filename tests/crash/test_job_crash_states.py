@@ -22,8 +22,10 @@ import etlkit as ek
 from etlkit.checkpoint import StateDir, lists, state_dir
 from etlkit.engine import planner
 from etlkit.io import folder_sink
+from etlkit.observe.summary import summarise
 from etlkit.testing.crash_states import everything
 from etlkit.testing.recorder import Recorder, lay_out, recording
+from etlkit.testing.simdisk import Mark
 
 from .recorded import RUN_ID, Checker, Site, by_content, place_in_memory, tree_of
 from .test_sink_crash_states import SITES as SINK_SITES
@@ -94,7 +96,7 @@ def record_one(place: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[],
         for name in ("begin", "claim", "commit"):
             tell(recorder, name, patched)
         run(place)
-        number, _ = next(op.note for op in reversed(recorder.log) if hasattr(op, "note"))
+        number, _ = next(op.note for op in reversed(recorder.log) if isinstance(op, Mark))  # type: ignore[misc]
         recorder.mark((number, "done"))
     assert isinstance(recorder, Recorder)
     return recorder
@@ -139,6 +141,21 @@ def test_a_power_loss_after_a_kill_recovers(place: Path, monkeypatch: pytest.Mon
         checker = checker_of(place, record(place, monkeypatch, killed_after))
         seen |= checker.explore(itertools.islice(checker.states(a_point=2), 0, None, 23))
     assert len(seen) >= 1_000 // every_call
+
+
+def test_a_damaged_checkpoint_is_gone_behind_and_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = record(place, monkeypatch)
+    told = [at for at, op in enumerate(recorder.log) if isinstance(op, Mark)]
+    checker = checker_of(place, recorder)
+    lay_out(everything(recorder.log[: told[3]]), place / "job")
+    newest = max((place / "job" / "state" / "manifests").glob("0*.json"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    run(place)
+    assert f"warning: manifests/{newest.name}" in capsys.readouterr().err
+    assert f"damaged: manifests/{newest.name}" in summarise(place / "job" / "state")
+    assert not checker.seen_at_once(tree_of(place / "job"))
 
 
 STATE_SITES: dict[str, Site] = {
