@@ -12,6 +12,9 @@ The commit, in this order; each step may be repeated, so a crash anywhere rolls 
 6. ``_SUCCESS`` is written in staging, synced, renamed, and the folder synced. From here on the output is true.
 7. Staging is removed.
 
+Before the first step, parts that another process wrote (an earlier attempt, a share) are read and compared with the checksums that the
+checkpoint has of them: what rotted since must not become output. What this process wrote itself is not read again.
+
 Whoever did a step may have been killed before its sync, so who goes on syncs again: the page cache shows what no disk holds yet.
 
 With ``visible="checkpoint"`` the runtime calls ``publish`` after each commit: 2 and 3 happen the first time, then 4 and 5 for the new
@@ -88,6 +91,8 @@ class FolderSink(ABC):
         self.target_file_bytes = target_file_bytes
         self._early: set[str] | None = None
         self._opened = False
+        self._trusted: set[str] = set()
+        """Staged names that this process wrote, or has read."""
         self.path = path
         self.if_exists = if_exists
         self.partition_by = tuple(partition_by)
@@ -111,6 +116,7 @@ class FolderSink(ABC):
     def share(self, name: str) -> Self:
         mine = copy.copy(self)
         mine._share = f".{name}"
+        mine._trusted = set()
         return mine
 
     def prepare(self, run_id: str, *, resuming: bool) -> None:
@@ -165,7 +171,9 @@ class FolderSink(ABC):
 
         def staged(index: int) -> str:
             several = f".{index}" if self.partition_by or index else ""
-            return f"{number}.e{epoch}{several}{self._share}.{self.extension}"
+            name = f"{number}.e{epoch}{several}{self._share}.{self.extension}"
+            self._trusted.add(name)
+            return name
 
         def final(folder: str, again: int) -> str:
             name = f"{prefix}{number}{f'-{again}' if again else ''}.{self.extension}"
@@ -217,6 +225,7 @@ class FolderSink(ABC):
             return
         try:
             start = self._start()
+            self._read_again(parts, start["replaces"])
             if not self._opened:
                 self._open_output(start, {part.final for part in parts}, fence)
             for part in parts:
@@ -287,7 +296,21 @@ class FolderSink(ABC):
                     found[path.relative_to(self._out).as_posix()] = identity
         return found
 
-    def _check(self, part: Part, replaces: dict[str, Identity]) -> None:
+    def _read_again(self, parts: Sequence[Part], replaces: dict[str, Identity]) -> None:
+        for part in parts:
+            if part.name in self._trusted:
+                continue
+            where = self._check(part, replaces)
+            if not _holds(where, part):
+                raise CorruptStateError(
+                    f"{where}: its bytes are not those that were written; nothing of it is published",
+                    "restore it from a backup, or start anew with --restart",
+                    name=str(where),
+                )
+            self._trusted.add(part.name)
+
+    def _check(self, part: Part, replaces: dict[str, Identity]) -> Path:
+        """Where the part lies. Errors: CorruptStateError."""
         staged, final = _identity(self._staging / part.name), _identity(self._out / part.final)
         where = self._staging / part.name
         if staged is None and final is not None and final != replaces.get(part.final):
@@ -297,6 +320,7 @@ class FolderSink(ABC):
         if staged[2] != part.length:
             wrong = f"{where}: has {staged[2]} bytes, {part.length} were written"
             raise CorruptStateError(wrong, "start anew with --restart", name=str(where))
+        return where
 
     def _open_output(self, start: dict[str, Any], finals: set[str], fence: Callable[[], None]) -> list[str]:
         """Steps 2 and 3. Which runs the folder held before."""
@@ -329,6 +353,7 @@ class FolderSink(ABC):
 
     def _publish(self, parts: Sequence[Part], fence: Callable[[], None]) -> None:
         start = self._start()
+        self._read_again(parts, start["replaces"])
         earlier = self._open_output(start, {part.final for part in parts}, fence)
         fence()
         self._make_folders(parts)
@@ -494,11 +519,14 @@ def _sync_removed(out: Path, names: Iterable[str]) -> None:
 
 def _holds(path: Path, part: Part) -> bool:
     """Whether that file's bytes are the part's."""
-    crc32 = 0
-    with path.open("rb") as file:
+    crc32 = length = 0
+    with path.open("rb", buffering=0) as file:
         while piece := file.read(_READ_BYTES):
             crc32 = zlib.crc32(piece, crc32)
-        return file.tell() == part.length and crc32 == part.crc32
+            if hasattr(os, "posix_fadvise"):  # the page cache is charged to the job, which is soon done with it
+                os.posix_fadvise(file.fileno(), length, len(piece), os.POSIX_FADV_DONTNEED)
+            length += len(piece)
+    return length == part.length and crc32 == part.crc32
 
 
 def _identity(path: Path) -> Identity | None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ from etlkit.io import folder_sink, part_file, staged
 from etlkit.io.formats import open_sink
 from etlkit.io.sink import Part, Sink
 from etlkit.io.staged import NULL_PARTITION
-from etlkit.testing import crashpoints
 
 SCHEMA = pa.schema([("id", pa.int64()), ("k", pa.string())])
 
@@ -234,6 +230,26 @@ def test_recover_says_which_part_is_gone_or_short(tmp_path: Path) -> None:
         made.commit((part,), no_fence)
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_part_that_rotted_since_an_earlier_attempt_is_not_published(tmp_path: Path, early: bool) -> None:
+    sink(tmp_path, "one").commit(stage(sink(tmp_path, "one"), 0), no_fence)
+    before = visible(tmp_path)
+    options = {"if_exists": "replace", "visible": "checkpoint" if early else "end"}
+    made = sink(tmp_path, "two", **options)
+    parts = [*stage(made, 0), *stage(made, 1)]
+    path = tmp_path / ".etlkit-two" / parts[1].name
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))
+    again = sink(tmp_path, "two", resuming=True, **options)
+    again.recover(parts)
+    with pytest.raises(CorruptStateError, match=r"part-00001\.e1\.parquet: its bytes are not those") as refused:
+        again.publish(parts, no_fence) if early else again.commit(parts, no_fence)
+    assert refused.value.exit_code == 74 and visible(tmp_path) == before
+    path.write_bytes(whole)
+    again.commit(parts, no_fence)
+    assert ids(tmp_path) == [0, 1, 2, 3, 100, 101, 102, 103]
+
+
 def test_old_file_of_the_same_name_is_not_taken_for_the_lost_part(tmp_path: Path) -> None:
     made = sink(tmp_path, "one")
     made.commit(stage(made, 0), no_fence)
@@ -416,44 +432,3 @@ def test_full_disk_is_a_state_error_with_a_remedy(tmp_path: Path) -> None:
 def test_a_rerun_writes_the_same_bytes(tmp_path: Path) -> None:
     first, second = stage(sink(tmp_path / "a"), 0), stage(sink(tmp_path / "b"), 0)
     assert first == second
-
-
-CRASHER = """
-import dataclasses, json, pathlib, sys, pyarrow as pa
-from etlkit.io.formats import open_sink
-from etlkit.io.sink import Part
-out, crashing = sys.argv[1], sys.argv[2] == "first"
-batch = pa.RecordBatch.from_pydict({"id": [1, 2, 3], "k": ["a", "b", "a"]})
-sink = open_sink("parquet", out, {"partition_by": ("k",), "if_exists": "replace"})
-sink.prepare("run", resuming=not crashing)
-checkpoint = pathlib.Path(out + ".json")
-if checkpoint.exists():
-    parts = [Part(**fields) for fields in json.loads(checkpoint.read_text())]
-else:
-    parts = []
-    for split in range(2):
-        part = sink.stage(split, 1 if crashing else 2, batch.schema)
-        part.write(batch)
-        parts += part.close()
-    checkpoint.write_text(json.dumps([dataclasses.asdict(part) for part in parts]))
-sink.recover(parts)
-sink.commit(parts, lambda: None)
-"""
-
-
-def test_killed_at_each_named_point_and_run_again(tmp_path: Path) -> None:
-    """Real processes, really killed. The second stages anew, under its own epoch, where the first made no checkpoint."""
-    points = [name for name in crashpoints.names() if name.startswith("sink.")]
-    assert len(points) >= 10
-    for point in points:
-        out = tmp_path / point
-        out.mkdir()
-        (out / "old.parquet").write_text("old")
-        (out / "_SUCCESS").write_text("{}")
-        first = subprocess.run(
-            [sys.executable, "-c", CRASHER, str(out), "first"], env={**os.environ, "ETLKIT_CRASH_AT": point}
-        )
-        assert first.returncode == -signal.SIGKILL, point
-        subprocess.run([sys.executable, "-c", CRASHER, str(out), "again"], check=True)
-        assert sorted(visible(out)) == ["_SUCCESS", *(f"k={k}/part-0000{i}.parquet" for k in "ab" for i in (0, 1))]
-        assert ids(out) == [1, 1, 2, 2, 3, 3]
