@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
             f"{format_bytes(min(maximum, capacity))}; node {format_bytes(capacity)}; backoffLimit {backoff_limit}"
         )
         print(wrapped(said, sys.stderr), file=sys.stderr, flush=True)
+        # What `etlkit manifest --events` asks for; `etlkit status` shows them.
+        node.rules.granted.add(("create", "events"))
         rehearsal.set_on(node, rehearsed, memory)
         if args.kubeconfig:
             _hand_out(node.kubeconfig(), args.kubeconfig)

@@ -188,9 +188,14 @@ def standing(pod: PodLook) -> str:
 
 
 def end_of(pod: PodLook) -> str:
+    from ..observe.sentences import EXITS
+
     ended = pod.ended
     assert ended is not None
-    return f"the container ended with {ended.exit_code} ({ended.reason or 'no reason'})"
+    words = [
+        word for word in (EXITS.get(ended.exit_code, ""), ended.reason) if word and word not in ("Error", "Completed")
+    ]
+    return f"the container ended with {ended.exit_code}" + (f" ({', '.join(words)})" if words else "")
 
 
 def as_json(look: Look) -> dict[str, Any]:

@@ -76,9 +76,11 @@ class EventRecorder:
 
 def message(pod: PodView, from_bytes: int | None, to_bytes: int, standing: Standing, why: str) -> str:
     """Sizes and the reason; a refusal's own words may hold anything, so that they are cleaned and cut."""
-    words = why if standing.outcome is ResizeOutcome.REQUESTED else standing.message
-    had = "" if from_bytes is None else f"{format_bytes(from_bytes)} to "
-    text = f"container {pod.container}, {had}{format_bytes(to_bytes)}" + (f": {words}" if words else "")
+    sizes = ("" if from_bytes is None else f"{format_bytes(from_bytes)} to ") + format_bytes(to_bytes)
+    words = (
+        why.removesuffix(f"; asking for {sizes}") if standing.outcome is ResizeOutcome.REQUESTED else standing.message
+    )
+    text = f"container {pod.container}, {sizes}" + (f": {words}" if words else "")
     return without_passwords(text)[:MESSAGE_CHARS]
 
 

@@ -1,6 +1,6 @@
 """The API server's face: HTTPS, a bearer token, JSON.
 
-    GET   /version
+    GET   /version, /api, /apis, /api/v1, /apis/batch/v1
     GET   /api/v1/namespaces/NS/pods[/NAME[/status]]
     PATCH /api/v1/namespaces/NS/pods/NAME/resize        strategic merge; dryRun=All
     GET   /api/v1/namespaces/NS/events                  fieldSelector=involvedObject.name=…,source=…
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..errors import ConfigError
-from . import admission, answers, operator_api
+from . import admission, answers, discovery, operator_api
 from .admission import Rules, User
 from .answers import ApiError, Json
 from .faults import CallFault, Faults
@@ -179,6 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
         if parts == ["version"]:
             return 200, self.node.version
         user = self._user()
+        if self.command == "GET" and (known := discovery.answer(parts)) is not None:
+            return 200, known
         match parts:
             case ["api", "v1", "namespaces", namespace, "pods"] if self.command == "GET":
                 self._allow(user, "list", "pods", "", namespace)
@@ -208,6 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             case ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]:
                 self._only("POST")
                 return 201, self._review(user, _json(body))
+        if len(parts) < 2:
+            raise answers.no_such_path()
         self._allow(user, *operator_api.asked(self.command, parts))
         return operator_api.serve(self.node, self.command, parts, _json(body) if body else {}, query)
 
@@ -274,10 +278,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _events(self, namespace: str, query: dict[str, str]) -> Json:
         selector = dict(pair.split("=", 1) for pair in query.get("fieldSelector", "").split(",") if "=" in pair)
         readers: dict[str, Callable[[Json], Any]] = {
-            "involvedObject.name": lambda event: event["involvedObject"]["name"],
-            "involvedObject.uid": lambda event: event["involvedObject"]["uid"],
-            "reason": lambda event: event["reason"],
-            "source": lambda event: event["source"].get("component", ""),
+            "involvedObject.name": lambda event: event["involvedObject"].get("name", ""),
+            "involvedObject.uid": lambda event: event["involvedObject"].get("uid", ""),
+            "reason": lambda event: event.get("reason", ""),
+            "source": lambda event: event.get("source", {}).get("component", ""),
         }
         with self.node.store.lock:
             items = [

@@ -19,7 +19,7 @@ PERIODIC = "interval"
 QUIET = timedelta(seconds=3)
 """What comes in floods is told no more often, by the events' own time."""
 
-_CODES: Mapping[Any, str] = {
+EXITS: Mapping[Any, str] = {
     1: "an unexpected failure",
     2: "usage",
     65: "bad input",
@@ -265,7 +265,7 @@ def _container_exited(event: _Event) -> Sentence | None:
     if event.get("oom_killed"):
         return Sentence(f"OOM kill: the container was killed at its memory limit{again}", Tone.BAD)
     code = event.get("exit_code")
-    return Sentence(f"the container ended with {code} ({_CODES.get(code, event.get('reason'))}){again}", Tone.WARN)
+    return Sentence(f"the container ended with {code} ({EXITS.get(code, event.get('reason'))}){again}", Tone.WARN)
 
 
 def _checkpoint_failed(event: _Event) -> Sentence:

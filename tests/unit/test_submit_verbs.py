@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,11 +168,11 @@ def test_status_shows_size_restarts_and_an_open_resize(cluster, capsys):
         "the pod runs",
         lambda: next((p.name for p in JobWatch(api, "part-revenue").look().pods if p.view.state == "running"), None),
     )
-    event = {"involvedObject": {"kind": "Pod", "namespace": "etl", "name": pod}, "source": {"component": "etlkit"}}
+    about = {"kind": "Pod", "namespace": "etl", "name": pod, "uid": node.get_pod(pod)["metadata"]["uid"]}
     for number, reason in enumerate(("MemoryResizeRequested", "MemoryResizeDeferred")):
-        at = f"2026-01-01T00:00:0{number}Z"
+        event = {"involvedObject": about, "source": {"component": "etlkit"}, "type": "Normal", "reason": reason}
         node.store.add_event(
-            "etl", event | {"reason": reason, "message": "container etl", "type": "Normal", "lastTimestamp": at}
+            "etl", event | {"message": "container etl", "lastTimestamp": f"2026-01-01T00:00:0{number}Z"}
         )
     assert node.add_pod("blocker", "3Gi")
     node.resize(pod, "etl", memory="2Gi")
@@ -183,6 +185,9 @@ def test_status_shows_size_restarts_and_an_open_resize(cluster, capsys):
     shown = capsys.readouterr().out
     assert "memory limit 512 MiB, 2 GiB asked for, 0 restarts" in shown and "running" in shown
     assert "2026-01-01T00:00:01Z MemoryResizeDeferred: container etl" in shown and "Requested" in shown
+    if shutil.which("kubectl") is not None:
+        words = ["kubectl", f"--kubeconfig={node.kubeconfig()}", "describe", "pod", pod]
+        assert "MemoryResizeDeferred" in subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
     assert status.run(parsed(status, "part-revenue", "-n", "etl", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["pods"][0]["wanted_bytes"] == 2 << 30 and told["pods"][0]["resize"][0]["reason"] == "Deferred"
