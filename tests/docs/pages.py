@@ -38,6 +38,7 @@ PROGRAMS = (
 
 NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"\bkubectl\b", "needs a cluster"),
+    (r"^(docker|podman) (build|push)\b", "needs a registry"),
     (r"^etlkit (submit|status|logs|resize)\b", "needs a cluster"),
     (r"\bpip install\b", "needs the network"),
     (r"^make (test|check|docs)\b|-m pytest\b", "it is what runs this"),
