@@ -125,10 +125,11 @@ class Chart:
         self._below.append(f'<i class="rule {kind}" style="left:{_share(at_s, self.end_s):.2f}%"></i>')
 
     def tag(self, kind: str, at_s: float, value: float, text: str) -> None:
-        """Words just above a value, that begin at a moment."""
-        left = min(_share(at_s, self.end_s), 88.0)
+        """Words just above a value, that begin at a moment; near the right edge they end at the edge."""
+        left = _share(at_s, self.end_s)
+        place = f"left:{left:.2f}%" if left <= 60 else "right:0"
         self._words.append(
-            f'<b class="tag {kind}" style="left:{left:.2f}%;top:{self.y(value) / 10:.2f}%">{html.escape(text)}</b>'
+            f'<b class="tag {kind}" style="{place};top:{self.y(value) / 10:.2f}%">{html.escape(text)}</b>'
         )
 
     def hit(self, at_s: float, text: str) -> None:

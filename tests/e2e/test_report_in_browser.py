@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,43 +12,50 @@ from etlkit.observe.report import page
 from etlkit.observe.timeline import timeline
 from tests.unit.test_observe_report import events, story
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
-PROBE = """<script>
-const plot = document.querySelector('.plot'), seen = [...document.querySelectorAll('figure, section, .tile, h1, .verdict')];
-const outside = seen.filter(one => { const r = one.getBoundingClientRect(); return r.left < 0 || r.right > innerWidth + 1; });
-document.body.dataset.found = [document.documentElement.scrollWidth <= innerWidth, outside.length, seen.length,
-  plot.getBoundingClientRect().width > innerWidth / 2, getComputedStyle(document.body).backgroundColor,
-  performance.getEntriesByType('resource').length].join(' | ');
-</script></body>"""
+from ..browser import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: `make test` as root installs it")
 
-
-def looked_at(folder: Path, width: int, *flags: str) -> list[str]:
-    """What the page says of its own layout. The probe is put into a copy: the report itself has no script."""
-    copy = folder / "report.html"
-    copy.write_text(page(story(), timeline(events())).replace("</body>", PROBE), encoding="utf-8")
-    profile = folder / f"profile-{width}-{len(flags)}"
-    command = [str(CHROMIUM), *FLAGS, *flags, f"--user-data-dir={profile}", f"--window-size={width},900", "--dump-dom"]
-    done = subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=120)
-    match = re.search(r'data-found="([^"]+)"', done.stdout)
-    assert match, done.stderr[-2000:]
-    return match[1].split(" | ")
+SEEN = "[...document.querySelectorAll('figure, section, .tile, h1, .verdict')]"
+OUTSIDE = (
+    f"{SEEN}.filter(one => {{ const r = one.getBoundingClientRect(); return r.left < 0 || r.right > innerWidth + 1; }})"
+)
 
 
-@pytest.mark.parametrize("width", [1200, 800, 500])
-def test_nothing_sticks_out_at_any_width(tmp_path: Path, width: int) -> None:
-    fits, outside, seen, wide, _, fetched = looked_at(tmp_path, width)
-    assert (fits, outside, wide, fetched) == ("true", "0", "true", "0")
-    assert int(seen) > 15
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as one:
+        yield one
 
 
-def test_it_is_dark_for_who_wants_it_dark(tmp_path: Path) -> None:
-    light = looked_at(tmp_path, 900)[4]
-    dark = looked_at(tmp_path, 900, "--blink-settings=preferredColorScheme=0")[4]
-    brightness = [sum(map(int, re.findall(r"\d+", text)[:3])) for text in (light, dark)]
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path: Path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(page(story(), timeline(events())), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.mark.parametrize("width", [1200, 800, 500, 360])
+def test_nothing_sticks_out_at_any_width(browser: Browser, report: str, width: int) -> None:
+    browser.look(report, width)
+    assert browser.ask("innerWidth") == width
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    assert browser.ask(f"{OUTSIDE}.map(one => one.className || one.tagName)") == []
+    assert browser.ask(f"{SEEN}.length") > 15
+    assert browser.ask("document.querySelector('.plot').getBoundingClientRect().width") > width / 2
+    assert browser.ask("performance.getEntriesByType('resource').length") == 0
+
+
+def test_it_is_dark_for_who_wants_it_dark(browser: Browser, report: str) -> None:
+    brightness = []
+    for dark in (False, True):
+        browser.look(report, 900, dark=dark)
+        colour = browser.ask("getComputedStyle(document.body).backgroundColor")
+        brightness.append(sum(map(int, re.findall(r"\d+", colour)[:3])))
     assert brightness[0] > 600 and brightness[1] < 150
+
+
+def test_what_sticks_out_would_be_found(browser: Browser, report: str) -> None:
+    browser.look(report, 500)
+    browser.ask("document.querySelector('h1').style.marginLeft = '600px'")
+    assert browser.ask(f"{OUTSIDE}.length") > 0
