@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -38,10 +39,29 @@ def tpch(folder: Path, scale: str, tables: str, parts: int) -> Path:
     return folder
 
 
+def shared_tpch(factory: pytest.TempPathFactory, scale: str, tables: str, parts: int) -> Path:
+    """The same, made once for all workers of a run. Nobody may change it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"tpch-{scale}-{tables}-{parts}"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".lineitem-complete").exists():
+            tpch(folder, scale, tables, parts)
+            (folder / ".lineitem-complete").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def lineitem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lineitem at scale 0.2: 1.2 million rows in 3 files."""
-    return tpch(tmp_path_factory.mktemp("tpch"), "0.2", "lineitem", 3) / "lineitem"
+    return shared_tpch(tmp_path_factory, "0.2", "lineitem", 3) / "lineitem"
+
+
+@pytest.fixture(scope="session")
+def six_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lineitem at scale 1: what `make demo` makes, 6 million rows in 4 files."""
+    return shared_tpch(tmp_path_factory, "1", "lineitem", 4) / "lineitem"
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from .. import warm
 from .pages import LANGUAGES, Block, Command, blocks, commands, looks_typed, not_run
 
 LIMIT_S = 240
@@ -78,8 +79,10 @@ def loosely_missing(expected: tuple[str, ...], found: list[str]) -> str | None:
 class Page:
     """One page's folder, Python namespace and last exit code."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shown: Iterable[str] = ()) -> None:
         self._folder = folder
+        self._shown = frozenset(shown)
+        """What is typed in the page with its output: where it stands without, it is not run a second time."""
         self._names: dict[str, Any] = {"__name__": "page"}
         self._last = 0
 
@@ -106,13 +109,11 @@ class Page:
         if not_run(text) is not None:
             yield from _not_taken(text)
             return
+        if text in self._shown and not any(command.output) and block.language == "sh":
+            return
         env = {k: v for k, v in os.environ.items() if not k.startswith(("ETLKIT_", "KUBERNETES_"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
-        done = subprocess.run(
-            ["bash", "-c", f"(exit {self._last})\n{TYPED.get(text, text)}"],
-            cwd=self._folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=LIMIT_S,
-        )  # fmt: skip
+        done = self._started(TYPED.get(text, text), env)
         self._last = done.returncode if done.returncode >= 0 else 128 - done.returncode
         shown = "\n".join(f"    {line}" for line in done.stdout.splitlines())
         if self._last and not follower.startswith("echo $?"):
@@ -122,6 +123,29 @@ class Page:
             lost = (loosely_missing if block.loose else missing)(command.output, found)
             if lost is not None:
                 yield f"`{text}` does not print: {lost}\n  it printed:\n{shown}"
+
+    def _started(self, text: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """By a shell; ``etlkit …`` without anything of a shell's by a start that is warm."""
+        how: dict[str, Any] = {
+            "cwd": self._folder,
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "text": True,
+        }
+        words = shlex.split(text) if not re.search(r"[|&;<>$`*?#\\\n]", text) else []
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            name, _, value = words.pop(0).partition("=")
+            env = env | {name: value}
+        if words[:1] != ["etlkit"]:
+            typed = ["bash", "-c", f"(exit {self._last})\n{text}"]
+            return subprocess.run(typed, env=env, stderr=subprocess.STDOUT, timeout=LIMIT_S, **how)
+        with warm.start(words[1:], env=env, stderr=subprocess.STDOUT, **how) as process:
+            try:
+                out, _ = process.communicate(timeout=LIMIT_S)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(words, process.returncode, out)
 
     def _python(self, block: Block) -> Iterator[str]:
         try:
@@ -183,8 +207,10 @@ def _not_taken(text: str) -> Iterator[str]:
 def main() -> int:
     page, folder = Path(sys.argv[1]), Path(sys.argv[2])
     os.chdir(folder)
-    reader, wrong = Page(folder), 0
-    for block in blocks(page):
+    found = list(blocks(page))
+    shown = {command.text for block in found for command in commands(block) if any(command.output)}
+    reader, wrong = Page(folder, shown), 0
+    for block in found:
         for what in reader.wrong(block):
             print(f"{block.place}: {what}")
             wrong += 1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import REPOSITORY, environment, tpch
+from ..conftest import REPOSITORY, environment, shared_tpch
 from . import runner
 from .pages import NOT_RUN, Block, blocks, commands, name, not_run, pages
 
@@ -26,19 +26,20 @@ SHOWN = [page for page in PAGES if "adr" not in page.parts and any(True for _ in
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tpch(tmp_path_factory.mktemp("tpch"), "0.02", "lineitem,orders,customer", 2)
+    return shared_tpch(tmp_path_factory, "0.02", "lineitem,orders,customer", 2)
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=name)
-def test_what_a_page_shows_works(page: Path, tmp_path: Path, tables: Path) -> None:
+def test_what_a_page_shows_works(page: Path, tmp_path: Path, tables: Path, request: pytest.FixtureRequest) -> None:
     shutil.copytree(REPOSITORY / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
     # Neither Makefile nor pyproject.toml: nothing here may install anything.
     for other in ("scripts", "manifests", "benchmarks"):
         (tmp_path / other).symlink_to(REPOSITORY / other)
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "data").mkdir()
-    if page.name != "README.md":  # there `make demo` makes its own
-        (tmp_path / "data" / "tpch").symlink_to(tables)
+    if page == REPOSITORY / "README.md":  # at the scale that its demo makes
+        tables = request.getfixturevalue("six_million").parent
+    (tmp_path / "data" / "tpch").symlink_to(tables)
     done = subprocess.run(
         [sys.executable, "-m", "tests.docs.runner", str(page), str(tmp_path)],
         cwd=REPOSITORY,

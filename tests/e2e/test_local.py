@@ -11,12 +11,12 @@ import pytest
 
 from etlkit.testing.cgroups import make_group, unavailable
 
-from ..conftest import REPOSITORY, environment, tpch
+from ..conftest import REPOSITORY, environment
 from .expected import assert_same, part_revenue, read_output
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"no memory cgroup here: {unavailable()}")
 
-LIMIT = "192Mi"
+LIMIT = "128Mi"
 
 PLAIN = """
 import sys, decimal, pyarrow as pa, pyarrow.dataset as ds, pyarrow.compute as pc
@@ -29,9 +29,8 @@ print(table.group_by("l_partkey").aggregate([("revenue", "sum"), ([], "count_all
 
 
 @pytest.fixture(scope="module")
-def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """lineitem at scale 2, 12 million rows in 4 files."""
-    return tpch(tmp_path_factory.mktemp("scale2"), "2", "lineitem", 4) / "lineitem"
+def src(six_million: Path) -> Path:
+    return six_million
 
 
 def local(src: Path, folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], dict]:
@@ -50,7 +49,7 @@ def local(src: Path, folder: Path, *options: str) -> tuple[subprocess.CompletedP
 
 
 def test_plain_pyarrow_is_killed_at_this_limit(src):
-    with make_group(192 << 20) as group:
+    with make_group(128 << 20) as group:
         done = group.run([sys.executable, "-c", PLAIN, str(src)], timeout_s=300)
     assert done.oom_killed and done.returncode == -9, done.stderr
 
@@ -61,14 +60,14 @@ def test_it_sees_it_coming_asks_and_finishes(policy, src, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert story["status"] == "done" and story["oom_kills"] == 0
     assert len(story["resizes"]) >= 1 and story["resizes"][0]["outcome"] == "actuated"
-    assert story["resizes"][0]["to_bytes"] > story["resizes"][0]["from_bytes"] == 192 << 20
+    assert story["resizes"][0]["to_bytes"] > story["resizes"][0]["from_bytes"] == 128 << 20
     if policy == "RestartContainer":
         assert [attempt["exit_code"] for attempt in story["attempts"]] == [75, 0]
         assert story["attempts"][1]["resumed_from"] is not None
         assert story["attempts"][1]["limit_bytes"] == story["resizes"][0]["to_bytes"]
     else:
         assert [attempt["exit_code"] for attempt in story["attempts"]] == [0]
-    assert story["rows_in"] == 11_997_996
+    assert story["rows_in"] == 6_001_215
     assert_same(read_output(tmp_path / "out"), part_revenue(src), ["l_partkey"])
 
 

@@ -20,7 +20,7 @@ import pytest
 from etlkit.node.enforce import choose
 from etlkit.testing.cgroups import unavailable
 
-from ..conftest import REPOSITORY, environment, tpch
+from ..conftest import REPOSITORY, environment
 from .expected import assert_same, part_revenue, read_output
 
 pytestmark = [
@@ -76,9 +76,8 @@ def two_stages(src: str, out: str) -> ek.Pipeline:
 
 
 @pytest.fixture(scope="module")
-def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """lineitem at scale 1, 6 million rows in 2 files."""
-    return tpch(tmp_path_factory.mktemp("scale1"), "1", "lineitem", 2) / "lineitem"
+def src(six_million: Path) -> Path:
+    return six_million
 
 
 @contextlib.contextmanager
