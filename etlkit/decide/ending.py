@@ -184,7 +184,16 @@ def give_up(state: State, event: AllocationFailed, policy: Policy) -> Step:
     needed = format_bytes(state.needed_bytes)
     if passes:
         return stop(state, Exit.AGAIN, f"{words}; {needed} are needed in all, and {who}; later it may be granted")
-    return stop(state, Exit.CONFIG, f"{words}; {needed} ({state.needed_bytes} bytes) are needed in all, and {who}")
+    code = Exit.REFUSED if _cluster_said_no(state, hindrance) else Exit.CONFIG
+    return stop(state, code, f"{words}; {needed} ({state.needed_bytes} bytes) are needed in all, and {who}")
+
+
+def _cluster_said_no(state: State, hindrance: asking.Hindrance | None) -> bool:
+    """Not what the author has set (a cap, a restart budget), but an answer to what was asked for."""
+    refusal = state.refusal
+    if refusal is None or refusal.passes:
+        return False
+    return refusal.forever or hindrance is None or hindrance.until_s is not None
 
 
 def _who(state: State, size: int | None, hindrance: asking.Hindrance | None, policy: Policy) -> str:

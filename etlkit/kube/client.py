@@ -3,7 +3,7 @@
 One client serves the running job and the start that is too small to import anything (ADR 0007). The token and the
 authority's certificate are read anew for each call, since both rotate. Every failure is an ``Answer`` with a kind;
 nothing is raised, and neither the token nor a header is ever part of a message. GET is tried again after anything that
-may pass; PATCH only after an answer that says it was not taken (409, 429) or may be repeated (5xx); POST never.
+may pass; PATCH only after an answer that says it was not taken (401, 409, 429) or may be repeated (5xx); POST never.
 It does not follow a resize: that is ``resizer.py``.
 """
 
@@ -28,8 +28,9 @@ from .pod import PodView
 
 _USER_AGENT = "etlkit"
 PATCH_TYPE = "application/strategic-merge-patch+json"
-_RETRY_GET = frozenset({Kind.CONFLICT, Kind.THROTTLED, Kind.SERVER, Kind.TIMEOUT, Kind.RESET, Kind.UNREACHED})
-_RETRY_PATCH = frozenset({Kind.CONFLICT, Kind.THROTTLED, Kind.SERVER})
+_RETRY_PATCH = frozenset({Kind.CONFLICT, Kind.THROTTLED, Kind.SERVER, Kind.UNAUTHORIZED})
+"""401 too: each try reads the token anew, and one that has just run out is replaced by the kubelet."""
+_RETRY_GET = _RETRY_PATCH | {Kind.TIMEOUT, Kind.RESET, Kind.UNREACHED}
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,6 +289,9 @@ def test_a_node_that_has_nothing_more_ends_it_without_further_requests() -> None
         out += run.fail(n, needed=130)  # less than was refused: it was waited for, and never asked for
     assert "allocatable" in only(out, Drain)[0].reason
     assert len(only(tuple(run.said), RequestMemory)) == 1
+    run.tell(Drained(run.at_s))
+    (end,) = run.committed()
+    assert isinstance(end, Quit) and end.exit_code == 77, "the cluster's no, not the author's configuration"
 
 
 def test_refused_is_never_asked_again_and_unreachable_later() -> None:
