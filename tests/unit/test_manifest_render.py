@@ -303,6 +303,17 @@ def test_a_pod_patch_reaches_the_pod_of_every_kind(kind):
     assert len(w.pod["containers"]) == 1 and before == as_data(order)[-1]
 
 
+def test_the_patch_that_stands_in_for_an_image_keeps_the_rules_and_fits():
+    patch = yaml.safe_load((REPOSITORY / "tests" / "e2e" / "cluster" / "pod-patch.yaml").read_text())
+    docs = as_data(replace(ORDER, shape=Shape.LIVE))
+    seed = {"spec": {"initContainers": [{"name": "seed", "command": ["python"]}]}}
+    docs[-1] = patch_workload(patch_workload(docs[-1], seed), patch)
+    fits(docs)
+    assert lint(docs) == []
+    container = docs[-1]["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "debian:12-slim" and len(container["volumeMounts"]) == 5 and len(container["env"]) > 6
+
+
 def test_a_pod_patch_of_something_else_is_refused():
     with pytest.raises(ConfigError, match="template"):
         patch_workload(as_data(ORDER)[-1], {"template": {}})

@@ -132,6 +132,11 @@ class Story:
             "volumeMounts": [{"name": "data", "mountPath": self.root}, {"name": "tmp", "mountPath": "/tmp"}],
         }
 
+    @property
+    def patch_without_seed(self) -> Json:
+        """For pods that make no input."""
+        return {"spec": {key: value for key, value in self.patch.get("spec", {}).items() if key != "initContainers"}}
+
     def placed(self, name: str) -> bool:
         pods = self.api.list("Pod", labelSelector=f"{JOB_NAME}={name}").body.get("items") or []
         return any(pod["spec"].get("nodeName") for pod in pods)
@@ -152,7 +157,7 @@ class Story:
             "containers": [self._container("etl", [*self.python, "-c", CHECK, out, total])],
         }
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": self.namespace}, "spec": spec}
-        body = merge(body, {key: self.patch[key] for key in ("spec",) if key in self.patch})
+        body = merge(body, self.patch_without_seed)
         created = self.api.create(body)
         assert created.ok, created.explain()
         watched = self.watch(pod)

@@ -89,7 +89,7 @@ def test_a_pod_resizes_itself_only_and_up_to_its_cap(story: Story) -> None:
         kept = {v["name"] for v in body["spec"]["volumes"]}
         container = body["spec"]["containers"][0]
         container["volumeMounts"] = [m for m in container["volumeMounts"] if m["name"] in kept]
-        body = merge(body, {key: story.patch[key] for key in ("spec",) if key in story.patch})
+        body = merge(body, story.patch_without_seed)
         assert story.api.create(body).ok
     try:
         watch, lines = JobWatch(story.api, names[0]), []
