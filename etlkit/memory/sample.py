@@ -58,6 +58,11 @@ class MemorySample:
     """Resident pages of this process alone; its share of the above."""
 
     @property
+    def own_bytes(self) -> int:
+        """What the job takes. Where no limit binds, the group may be the whole machine's: then this process alone."""
+        return self.process_bytes if self.limit_bytes is None and self.process_bytes else self.used_bytes
+
+    @property
     def hot_mapped_bytes(self) -> int:
         """Mapped file pages in use. The kernel could take them, and the process would fault them in again at once."""
         return min(self.mapped_bytes, self.active_file_bytes)

@@ -90,8 +90,8 @@ class Gauge:
         before = getattr(self, "sample", None)
         sample = self.sample = self.reader.read()
         figures = self.figures = self.executor.figures()
-        self.peak_bytes = max(self.peak_bytes, sample.used_bytes)
-        self._bases.append(max(0, sample.used_bytes - pa.total_allocated_bytes()))
+        self.peak_bytes = max(self.peak_bytes, sample.own_bytes)
+        self._bases.append(max(0, sample.own_bytes - pa.total_allocated_bytes()))
         base = min(self._bases)
         placement = self.wall.raise_to(sample.limit_bytes, sample)
         capacity = self._capacity_bytes(sample, placement, base)
@@ -120,7 +120,7 @@ class Gauge:
         self.observed = Observed(
             at_s=at_s,
             limit_bytes=sample.limit_bytes,
-            used_bytes=sample.used_bytes,
+            used_bytes=sample.own_bytes,
             reserved_bytes=self.ledger.reserved_bytes,
             state_bytes=figures.state_bytes,
             projected_bytes=full,

@@ -256,6 +256,17 @@ def test_etlkit_cgroup_names_a_folder_whose_files_are_replaced(tmp_path: Path) -
     assert (sample.dirty_bytes, sample.oom_kills) == (MIB, 1)
 
 
+def test_without_a_limit_the_jobs_own_size_is_the_process(tmp_path: Path) -> None:
+    """The group is the whole machine's then: `show` reported everybody's memory as the peak of the run."""
+    fake = FakeCgroup(tmp_path / "group", limit_bytes=None, used_bytes=1 << 50)
+    reader = find_reader(environ=fake.environ)
+    sample = reader.read()
+    assert (sample.limit_bytes, sample.used_bytes, sample.own_bytes) == (None, 1 << 50, sample.process_bytes)
+    assert MIB < sample.own_bytes < 1 << 45
+    fake.set_limit(1 << 51)
+    assert reader.read().own_bytes == 1 << 50
+
+
 def test_etlkit_cgroup_may_hold_no_more_than_limit_and_use(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("500000\n")
