@@ -8,7 +8,7 @@ only the kubelet knows (room on the node now, use of memory now): that is ``kube
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import quantity, spec
@@ -78,6 +78,21 @@ class Rules:
     """F7: from 1.36 on more than the node has is refused at the PATCH; before, the kubelet said Infeasible."""
     static_policy: bool = False
     """F26: the static CPU or memory manager, with which a Guaranteed pod cannot be resized."""
+    swap: bool = False
+    """F26: containers of this node may swap, and then a changed memory request can't be carried out live."""
+
+    def infeasible(self, pod: Json, wanted: Mapping[str, Json], allocated: Mapping[str, Json]) -> str | None:
+        """Why the kubelet can never carry this resize out, whatever room there is. None: it can."""
+        if wanted == allocated:
+            return None
+        if self.static_policy and pod["status"]["qosClass"] == "Guaranteed":
+            return "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy"
+        for _, _, container in spec.containers(pod["spec"]):
+            name = container["name"]
+            changed = spec.request_bytes(allocated.get(name) or {}) != spec.request_bytes(wanted[name])
+            if self.swap and changed and spec.resize_policy(container, "memory") == "NotRequired":
+                return "In-place resize of containers with swap is not supported"
+        return None
 
 
 def only_itself(maximum: str | None = None, reason: str = "Invalid") -> Policy:

@@ -356,8 +356,8 @@ class Node:
     def _placed(self, uid: str) -> list[PodRuntime]:
         return [pod for key, pod in self._runtimes.items() if key != uid and pod.scheduled and not pod.gone]
 
-    def static_policy(self) -> bool:
-        return self.rules.static_policy
+    def infeasible(self, pod: Json, wanted: Mapping[str, Json], allocated: Mapping[str, Json]) -> str | None:
+        return self.rules.infeasible(pod, wanted, allocated)
 
     def room_changed(self, leaving: str) -> None:
         for uid, runtime in self._runtimes.items():

@@ -98,8 +98,8 @@ class Resizing:
         request = spec.pod_request_bytes(wanted)
         grows = request > spec.pod_request_bytes(allocated)
         capacity, used = owner.host.capacity_bytes, owner.host.used_by_others(owner.pod["metadata"]["uid"])
-        if wanted != allocated and owner.host.static_policy() and owner.pod["status"]["qosClass"] == "Guaranteed":
-            self._wait("Infeasible", "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy")
+        if (why := owner.host.infeasible(owner.pod, wanted, allocated)) is not None:
+            self._wait("Infeasible", why)
         elif grows and request > capacity:
             text = f"Node didn't have enough capacity: memory, requested: {request}, capacity: {capacity}"
             self._wait("Infeasible", text)

@@ -742,6 +742,21 @@ def test_f26_a_static_manager_makes_a_guaranteed_pod_infeasible(local: NodeDrive
     assert pending["reason"] == "Infeasible"
 
 
+@pytest.mark.parametrize(("policy", "outcome"), [("NotRequired", "Infeasible"), ("RestartContainer", None)])
+def test_f26_with_swap_a_changed_request_is_infeasible_live(
+    local: NodeDriver, policy: str, outcome: str | None
+) -> None:
+    local.node.rules.swap = True
+    name = local.start(Ask(policy=policy))
+    eventually("the container is up", lambda: starts(local.log(name)))
+    resize(local, name, "128Mi")
+    if outcome is None:
+        eventually("the resize is done", lambda: starts(local.log(name)) == [mib(64), mib(128)])
+    else:
+        pending = eventually("it is infeasible", lambda: conditions(local.pod(name)).get("PodResizePending"))
+        assert pending["reason"] == outcome and "swap" in pending["message"]
+
+
 def test_f27_somebody_elses_resize_looks_like_ones_own(local: NodeDriver) -> None:
     script = LIMIT + 'while :; do n=$(limit); [ "$n" = "$o" ] || echo start $n; o=$n; nap; done'
     name = local.start(Ask(script))

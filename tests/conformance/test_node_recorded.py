@@ -100,6 +100,7 @@ def test_events_have_the_recorded_words(local: NodeDriver) -> None:
     name = local.start(Ask())
     resize(local, name, "128Mi")
     eventually("the resize is done", lambda: settled(local.pod(name)))
+    same_shape(local.pod(name), "get-after-live-resize")
     events: Any = recorded("events")
     known = {event["reason"]: event for event in events}
     seen = [event["reason"] for event in local.events(name)]
@@ -218,9 +219,13 @@ def test_a_deferred_resize_moves_as_recorded(local: NodeDriver) -> None:
 
 def test_a_withdrawn_resize_moves_as_recorded(local: NodeDriver) -> None:
     name = local.start(Ask(policy="RestartContainer"))
+    eventually("the container is up", lambda: settled(local.pod(name)) and starts(local.log(name)))
     leave = local.fill(leaving="100Mi")
+    since = len(local.versions(name))
     resize(local, name, "512Mi")
     eventually("it is deferred", lambda: conditions(local.pod(name)))
+    moved = ours(local, name, since, resources("512Mi", "500m"))
+    assert moved == recorded_states("deferred-then-withdrawn")
     since = len(local.versions(name))
     resize(local, name, "64Mi")
     eventually("it is gone", lambda: settled(local.pod(name)))
@@ -241,6 +246,7 @@ def test_a_shrink_below_use_moves_as_recorded(local: NodeDriver) -> None:
     assert patch(local, name, resize_body(wanted))[0] == 200
     eventually("it fails", lambda: [e for e in local.events(name) if e["reason"] == "ResizeError"])
     assert ours(local, name, since, wanted) == recorded_states("shrink-below-use")
+    assert ours(local, name, since, wanted) == recorded_states("shrink-below-page-cache")
 
 
 def test_an_oom_kill_moves_as_recorded(local: NodeDriver) -> None:
