@@ -41,6 +41,8 @@ class PodRuntime:
         """All its processes have ended and it takes no room any more."""
         self.random = random.Random()
         self.resizing = Resizing(self)
+        self.lost = False
+        """The API server hears nothing of it any more; its processes go on."""
         self._first_requests: Json = {}
         self._disrupted = ""
         self._grace_ends_s: float | None = None
@@ -63,6 +65,14 @@ class PodRuntime:
     def delete(self, grace_s: float | None = None, reason: str = "") -> None:
         """SIGTERM, grace, SIGKILL. ``reason`` is that of a DisruptionTarget condition, for a drain or an eviction."""
         self.post(lambda: self._delete(grace_s, reason))
+
+    def lose(self) -> None:
+        """Its node no longer answers: it is marked for deletion, and nobody tells its processes (F24)."""
+        self.post(self._lose)
+
+    def forget(self) -> None:
+        """Deleted by force, or its lost node is tainted out-of-service: for the API server it is gone."""
+        self.post(self._forget)
 
     def kill(self, container: str, number: signal.Signals = signal.SIGKILL) -> None:
         """A signal from nowhere to a container, as a test of a crash sends it."""
@@ -205,6 +215,9 @@ class PodRuntime:
         run.asked_to_stop = item.stopping
         item.process = None
         group.remove()
+        if self.lost:
+            item.ended = True
+            return
         terminated = status.terminated(item.view, code, run.reason)
         timings = self.host.timings
         if item.stopping in ("delete", "finish") or self.deleting:
@@ -361,6 +374,20 @@ class PodRuntime:
             self.pod["status"]["phase"] = self.phase
             self.group.remove()
             self.host.pod_changed(self.pod["metadata"]["uid"])
+
+    def _lose(self) -> None:
+        if self.gone or self.deleting:
+            return
+        self.deleting = self.lost = True
+        self._disrupted = "DeletionByTaintManager"
+        self.pod["metadata"]["deletionTimestamp"] = spec.now_text()
+        self.publish()
+
+    def _forget(self) -> None:
+        if self.lost and not self.gone:
+            self.phase, self.gone = "Failed", True
+            self.publish()
+            self.host.room_changed(self.pod["metadata"]["uid"])
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,6 +5,7 @@ The container is a script that saves on SIGTERM; everything else is the manifest
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,24 @@ def test_a_drain_is_survived_by_a_new_pod_that_starts_when_the_old_is_gone(node,
             lambda number=number: len(job.handle.pods) == number + 2 and job.handle.pod.phase == "Running",
         )
         eventually("it runs", lambda: job.handle.pod.history or job.lines("start"))
+    assert job.finish() == "Complete"
+
+
+@each_shape
+def test_a_lost_node_is_survived_once_its_pod_is_gone_and_not_before(node, tmp_path, shape):
+    """F24: the pod hangs in Terminating, and nothing starts beside it. Then its replacement runs while the old self still does."""
+    job = Shaped(node, shape, tmp_path)
+    old = job.handle.pod
+    process = old.process_id("etl")
+    old.lose()
+    eventually(
+        "it is Terminating", lambda: "deletionTimestamp" in node.get_pod(old.pod["metadata"]["name"])["metadata"]
+    )
+    time.sleep(0.5)  # five times what a replacement takes
+    assert len(job.handle.pods) == 1 and not old.gone
+    old.forget()
+    eventually("its replacement runs", lambda: len(job.handle.pods) == 2 and job.handle.pods[1].process_id("etl"))
+    assert Path(f"/proc/{process}").exists(), "the old self does not know"
     assert job.finish() == "Complete"
 
 
