@@ -41,6 +41,9 @@ class Extent:
     def __init__(self, state_dir: StateDir) -> None:
         self._state_dir = state_dir
 
+    may_hold = True
+    """Whether a join may hold its right side: all splits of the left are done here."""
+
     def runs_here(self, stage: Stage) -> bool:
         return True
 

@@ -87,7 +87,7 @@ def changed_unfinished(plan: Plan, snapshot: Snapshot) -> list[str]:
         number = 0
         for one in stage.inputs:
             ended = snapshot.facts.get("ended") or {}
-            number += len(one.splits if isinstance(one, ScanInput) else ended.get(str(one.stages[-1]), ()))
+            number += len(one.splits if isinstance(one, ScanInput) else ended.get(str(max(one.stages)), ()))
         files: dict[int, None] = {}
         for arrival in source.arrivals:
             for split in arrival.splits:

@@ -1,4 +1,4 @@
-"""Joins of one partition: the right side in memory, the left side streamed past it in chunks.
+"""Joins: the right side in memory, the left side streamed past it in chunks. Of one partition, or of all (``held.py``).
 
 Only keys are matched (``matching.py``); payload of any type is taken by row number afterwards, packed as it came. So a hot key of
 the left side is spread over chunks. A partition of the right that is larger than one block is taken block by block, the left
@@ -27,6 +27,18 @@ OUT_ROWS = 65_536
 BLOCK_BYTES = 32 << 20
 """Of the right side of a partition at once. A constant: the rows that a later step sees must not depend on memory."""
 _LEFT, _RIGHT = "__left", "__right"
+
+
+class Block:
+    """Rows of the right side, and which of them a key meets. Immutable: threads share it."""
+
+    def __init__(self, rows: pa.Table, keys: list[pa.Array]) -> None:
+        self.rows = rows
+        self.matches = Matches(keys)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.rows.nbytes) + self.matches.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,30 @@ class JoinReducer:
             block, following = following, next(blocks, None)
         if self.how in ("left", "outer"):
             yield from self._left_alone(sides[0], met)
+
+    @property
+    def streams_left(self) -> bool:
+        """Whether a row of the left is all that it takes to say what becomes of it, where all of the right is held."""
+        return self.how in ("inner", "left", "semi", "anti")
+
+    def hold(self, right: Sequence[pa.RecordBatch]) -> Block:
+        """All of the right, for ``past``."""
+        rows = pa.Table.from_batches([together(right, self.right)])
+        if self.how in ("semi", "anti"):
+            keys = _keys(rows, self.right, self._kinds(), _RIGHT).drop_columns([_RIGHT])
+            keys = keys.group_by(keys.column_names, use_threads=False).aggregate([]).combine_chunks()
+            return Block(rows.schema.empty_table(), [_array(column) for column in keys.columns])
+        return Block(rows, _key_arrays(rows, self.right, self._kinds()))
+
+    def past(self, batch: pa.RecordBatch, block: Block) -> Iterator[pa.RecordBatch]:
+        """Rows of the left past all of the right."""
+        chunk = pa.Table.from_batches([batch])
+        keys = _key_arrays(chunk, self.left, self._kinds())
+        if self.how in ("semi", "anti"):
+            met = block.matches.pairs(keys, keep_all=True)[1].is_valid()
+            yield from self._rows(chunk.filter(met if self.how == "semi" else pc.invert(met)), None)
+        else:
+            yield from self._paired(chunk, block.rows, *block.matches.pairs(keys, keep_all=self.how == "left"))
 
     def _kinds(self) -> list[pa.DataType]:
         return [kind for _, _, kind in self.keys]
@@ -94,13 +130,18 @@ class JoinReducer:
                     pc.add(count_up(chunk.num_rows) if mine is None else pc.unique(mine).cast(pa.int64()), start)
                 )
             start += chunk.num_rows
-            for at in range(0, len(theirs), OUT_ROWS):
-                some = chunk.slice(at, OUT_ROWS) if mine is None else chunk.take(mine.slice(at, OUT_ROWS))
-                yield from self._rows(some, right.take(theirs.slice(at, OUT_ROWS)))
+            yield from self._paired(chunk, right, mine, theirs)
         if self.how in ("right", "outer"):
             alone = _without(count_up(right.num_rows), found)
             if len(alone):
                 yield from self._rows(None, right.take(alone))
+
+    def _paired(
+        self, left: pa.Table, right: pa.Table, mine: pa.Array | None, theirs: pa.Array
+    ) -> Iterator[pa.RecordBatch]:
+        for at in range(0, len(theirs), OUT_ROWS):
+            some = left.slice(at, OUT_ROWS) if mine is None else left.take(mine.slice(at, OUT_ROWS))
+            yield from self._rows(some, right.take(theirs.slice(at, OUT_ROWS)))
 
     def _left_alone(self, left: Side, met: list[pa.Array]) -> Iterator[pa.RecordBatch]:
         start = 0
@@ -144,7 +185,26 @@ class JoinShape:
                 (right if side == 1 else left).add(stored)
         return left, right
 
-    def cut(
+    def reducer(self, how: JoinHow, wanted: Sequence[str], left: pa.Schema, right: pa.Schema) -> JoinReducer:
+        columns, schema = self._cut(wanted, left, right)
+        return JoinReducer(left, right, self.keys, how, columns, schema)
+
+    def turned(self, how: JoinHow, wanted: Sequence[str], left: pa.Schema, right: pa.Schema) -> JoinReducer:
+        """The same join with the left side held: an inner one, or a right one, which is then a left one."""
+        columns, schema = self._cut(wanted, left, right)
+        theirs = {key[0]: key[1] for key in self.keys}
+        turned = tuple(
+            (1 - side, stored, name)
+            if side < 2
+            else (1, stored, name)
+            if how == "inner"
+            else (0, theirs[stored], name)
+            for side, stored, name in columns
+        )
+        keys = tuple((right_name, left_name, kind) for left_name, right_name, kind in self.keys)
+        return JoinReducer(right, left, keys, "left" if how == "right" else how, turned, schema)
+
+    def _cut(
         self, wanted: Sequence[str], left: pa.Schema, right: pa.Schema
     ) -> tuple[tuple[tuple[int, str, str], ...], pa.Schema]:
         """The wanted columns and their schema, in the types that the sides are stored in."""

@@ -29,7 +29,7 @@ from .combiners import FirstRows
 from .combiners import rows as rows_of
 from .fused import fuse
 from .growth import recall
-from .join import JoinReducer, plan_join
+from .join import plan_join
 from .reducers import Groups, Reducer, Sorted
 from .routing import ByHash, ByRange, ToOne
 from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
@@ -266,7 +266,8 @@ class _Lowering:
         return _Stream(build, full, (), full)
 
     def _join(self, node: nodes.Join) -> _Stream:
-        """Both sides cut by the same hash; a partition of the right is held while the left streams past it."""
+        """Both sides cut by the same hash; a partition of one is held while the other streams past it: of the right, or of the left
+        where the join may be turned round and the left is known to be smaller. The held side comes first: all of it may fit."""
         sides = [self.lower(node.left), self.lower(node.right)]
         both = (node.left_on, node.right_on)
         for streams, on in zip(sides, both, strict=True):
@@ -285,13 +286,17 @@ class _Lowering:
                 rows_of(several[0].schema, on, positioned=False) for several, on in zip(inputs, both, strict=True)
             ]
             partitions = max(self._partitions(i, s.raw_schema) for i, s in zip(inputs, stored, strict=True))
-            indices = tuple(
-                self._stage(f"join {side}", several, ExchangeOutput(kept, ByHash(len(on)), partitions), kept.raw_schema)
-                for side, several, kept, on in zip(("left", "right"), inputs, stored, both, strict=True)
-            )
-            left, right = (kept.raw_schema for kept in stored)
-            reducer = JoinReducer(left, right, shape.keys, node.how, *shape.cut(out, left, right))
-            return _Met(indices, reducer, pa.schema([shape.schema.field(name) for name in out]))
+            sizes = [_known_bytes(i, s.raw_schema) for i, s in zip(inputs, stored, strict=True)]
+            turned = node.how in ("inner", "right") and None not in sizes and sizes[0] < sizes[1]  # type: ignore[operator]
+            streamed, held = (1, 0) if turned else (0, 1)
+            built: dict[int, int] = {}
+            for side in (held, streamed):
+                output = ExchangeOutput(stored[side], ByHash(len(both[side])), partitions)
+                kind = f"join {('left', 'right')[side]}"
+                built[side] = self._stage(kind, inputs[side], output, stored[side].raw_schema)
+            reducer = (shape.turned if turned else shape.reducer)(node.how, out, *(kept.raw_schema for kept in stored))
+            seen = pa.schema([shape.schema.field(name) for name in out])
+            return _Met((built[streamed], built[held]), reducer, seen)
 
         return _Stream(build, shape.schema, (), shape.schema)
 
@@ -415,6 +420,14 @@ def _fused(one: ScanInput | ReduceInput, ops: Sequence[Op], plan: AggregatePlan)
         return one
     schema = one.source.schema if one.columns is None else pa.schema([one.source.schema.field(n) for n in one.columns])
     return replace(one, fused=fuse(ops, one.steps, schema, plan))
+
+
+def _known_bytes(inputs: Sequence[ScanInput | ReduceInput], raw: pa.Schema) -> int | None:
+    """Of all rows as they travel, before filters; None if it is not known how many there are."""
+    counts = [split.rows for one in inputs if isinstance(one, ScanInput) for split in one.splits]
+    if None in counts or not all(isinstance(one, ScanInput) for one in inputs):
+        return None
+    return sum(count or 0 for count in counts) * row_bytes(raw)
 
 
 def _at_least_one(schema: pa.Schema, wanted: Sequence[str], keys: Sequence[str]) -> list[str]:

@@ -138,6 +138,8 @@ def _rows_out(snapshot: Snapshot) -> int:
 class ShareOf(Extent):
     """The stages of one round, every N-th split of them; rows of earlier rounds come out of the states of all indexes."""
 
+    may_hold = False
+
     def __init__(self, state_dir: StateDir, whole: Whole, joined: Snapshot) -> None:
         super().__init__(state_dir)
         self._whole = whole
