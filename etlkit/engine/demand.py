@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from ..checkpoint import RunRef
+from .join import OUT_ROWS
 from .stages import ExchangeOutput, ScanInput
 from .widths import row_bytes
 from .work import ROUTE_ROWS, Task
@@ -32,7 +33,18 @@ def split_demand_bytes(
 
     ``packed_row_bytes``: what rows on their way were seen to take; 0: not yet.
     """
-    out_row = row_bytes(task.stage.schema)
+    working, rows = _reading(task, slice_rows, runs)
+    output = task.stage.output
+    if isinstance(output, ExchangeOutput):
+        raw = packed_row_bytes or row_bytes(output.combiner.raw_schema)
+        working += ROUTE_FORMS * min(rows, ROUTE_ROWS) * raw + rows * raw
+    else:
+        working += min(rows, WRITER_ROWS) * row_bytes(task.stage.schema) * 2
+    return max(MIN_BYTES, working)
+
+
+def _reading(task: Task, slice_rows: int, runs: Mapping[int, tuple[RunRef, ...]]) -> tuple[int, int]:
+    """What it takes to read a split and get its batches ready, and how many rows it has."""
     if isinstance(task.input, ScanInput):
         scan = task.input
         split = scan.splits[task.scan]
@@ -43,16 +55,12 @@ def split_demand_bytes(
             else row_bytes(pa.schema([schema.field(name) for name in scan.columns]))
         )
         decoded = min(slice_rows * width, split.decoded_bytes or slice_rows * width)
-        working = split.unit_bytes + FORMS * decoded
         rows = split.rows if split.rows is not None else split.decoded_bytes // max(1, width)
-    else:
-        refs = [ref for stage in task.input.stages for ref in runs.get(stage, ())]
-        working = REDUCE_FORMS * sum(ref.bytes for ref in refs) // task.input.partitions
-        rows = sum(ref.rows for ref in refs) * len(task.partitions) // task.input.partitions
-    output = task.stage.output
-    if isinstance(output, ExchangeOutput):
-        raw = packed_row_bytes or row_bytes(output.combiner.raw_schema)
-        working += ROUTE_FORMS * min(rows, ROUTE_ROWS) * raw + rows * raw
-    else:
-        working += min(rows, WRITER_ROWS) * out_row * 2
-    return max(MIN_BYTES, working)
+        return split.unit_bytes + FORMS * decoded, rows
+    if task.probes:
+        several = [_reading(split, slice_rows, runs) for split in task.probes]
+        joined = FORMS * min(slice_rows, OUT_ROWS) * row_bytes(task.input.reducer.schema)
+        return max(working for working, _ in several) + joined, sum(rows for _, rows in several)
+    refs = [ref for stage in task.input.stages for ref in runs.get(stage, ())]
+    rows = sum(ref.rows for ref in refs) * len(task.partitions) // task.input.partitions
+    return REDUCE_FORMS * sum(ref.bytes for ref in refs) // task.input.partitions, rows

@@ -12,13 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 
 import pyarrow as pa
 
-from ..checkpoint import Delta, Intervals, Phase, Snapshot, StateDir
+from ..checkpoint import Delta, Phase, Snapshot, StateDir
 from ..io.sink import Part
-from ..io.source import Arrival, Growing
+from ..io.source import Growing
 from ..lazyclass import dataclass
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.ledger import Ledger
@@ -28,8 +28,10 @@ from .demand import split_demand_bytes
 from .exchange import ExchangeState, Generation
 from .extent import Extent, Ranges
 from .growth import Record, growing_input
+from .held import Holder, NoRoomToHold, decided
 from .routing import ByRange, from_text, to_text
 from .sampling import sample_boundaries
+from .splits import Splits, arrived
 from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
 from .work import POSITION_BITS, GivenUp, Outcome, Task, Workbench, position_bits, run_task
 
@@ -48,9 +50,13 @@ STATE = "state"
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
-    """Every split of the stage is done; it ends with a checkpoint."""
+    """Every split of the stage is done; it ends with a checkpoint.
+
+    ``but``: why splits are left all the same: the right side of a join was let go, and its left is to be exchanged first.
+    """
 
     stage: int
+    but: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,8 @@ class Capture:
     generation: Generation | None
     complete: bool
     """The stage has no split left: the commit ends it."""
+    let_go: tuple[int, ...]
+    """Joins that hold their right side no more, by the stage of the left: an earlier stage has splits again."""
     splits_done: int
     """Of all stages, those in this capture included: what finishes while it is written is not saved by it."""
 
@@ -124,6 +132,8 @@ class Figures:
     rows_total: int | None
     running: int
     state_bytes: int
+    held_bytes: int
+    """Right sides of joins."""
     split_need_bytes: int
     """Projected need of the largest split that is left in this stage."""
     smallest_need_bytes: int
@@ -173,6 +183,10 @@ class Executor:
         self._draining = False
         self._paused = False
         self._idle_said = False
+        self._holding: tuple[int, ...] = ()
+        """The joins whose right sides this stage's splits are streamed past, by the stage of the left."""
+        self._let_go = ""
+        """Why they are to be let go, once no split runs."""
         self._closed = False
         self._room_wanted = False
         self._fresh = Fresh()
@@ -190,64 +204,56 @@ class Executor:
         self._rows_seen = 0
         self._raw_rows = 0
         self._complete_said = False
+        self._splits = Splits(plan, self._extent)
+        self._holder = Holder(self._splits, self._extent, state_dir, ledger)
         self.bench = Workbench(self._extent.open_run, snapshot.epoch, plan.sinks, {}, threading.Event(), wall=wall)
+        self.bench.held = self._holder.blocks
         ledger.try_reserve(STATE, 0)
 
     # ── stages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, snapshot: Snapshot) -> bool:
         """Take up the first stage that has splits left. False: every stage is done."""
-        self._planned = {stage.index: _planned(stage, self._tasks(stage, snapshot)) for stage in self.stages}
+        before = 0
         for stage in self.stages:
-            tasks = self._tasks(stage, snapshot)
-            done = snapshot.stages[stage.index].finished if stage.index in snapshot.stages else Intervals()
-            left = [task for task in tasks if task.index not in done]
-            if left or not self._ended(stage, snapshot):
-                self._enter(stage, snapshot, left, len(tasks))
+            snapshot = self._holder.decide(stage, snapshot)
+            tasks = self._splits.of(stage, snapshot)
+            left = self._splits.left(tasks, stage, snapshot)
+            if left or not self._splits.is_over(stage, snapshot):
+                self._planned = {one.index: _planned(one, self._splits.of(one, snapshot)) for one in self.stages}
+                self._enter(stage, snapshot, left, len(tasks), before)
                 return True
-            self._done_before += len(tasks)
+            before += len(tasks)
+        with self._lock:
+            self._done_before = before
+            self._stage_done = self._stage_total = 0
         return False
 
-    def _ended(self, stage: Stage, snapshot: Snapshot) -> bool:
-        return str(stage.index) in (snapshot.facts.get("ended") or {})
-
-    def _tasks(self, stage: Stage, snapshot: Snapshot) -> list[Task]:
-        """Those that are done here."""
-        return self._extent.own(self._all_tasks(stage, snapshot))
-
-    def _all_tasks(self, stage: Stage, snapshot: Snapshot) -> list[Task]:
-        tasks: list[Task] = []
-        for one in stage.inputs:
-            if isinstance(one, ScanInput):
-                first = len(tasks)
-                tasks += [Task(stage, first + index, one, scan=index) for index in range(len(one.splits))]
-                if isinstance(one.source, Growing):
-                    for arrival in one.source.arrivals:
-                        tasks += arrived(stage, one, arrival, len(tasks))
-            else:
-                groups = self._extent.groups(one.stages[-1], snapshot)
-                first = len(tasks)
-                tasks += [
-                    Task(stage, first + index, one, partitions=range(start, stop))
-                    for index, (start, stop) in enumerate(groups)
-                ]
-        return tasks
-
-    def _enter(self, stage: Stage, snapshot: Snapshot, left: list[Task], total: int) -> None:
+    def _enter(self, stage: Stage, snapshot: Snapshot, left: list[Task], total: int, before: int) -> None:
+        joins = self._splits.holding(left)
         self.bench.read_from(
             {
                 number: self._extent.runs(number, snapshot)
-                for one in stage.inputs
+                for some in (stage, *(probe.left for probe in joins.values()))
+                for one in some.inputs
                 if isinstance(one, ReduceInput)
                 for number in one.stages
             }
         )
-        boundaries = self._boundaries(stage, snapshot)
+        no_room = ""
+        boundaries = None
+        try:
+            self._holder.keep(joins, stage, snapshot)
+            boundaries = self._boundaries(stage, snapshot)
+        except NoRoomToHold as why:
+            no_room = str(why)
         with self._lock:
             self._stage = stage
+            self._done_before = before
             self._stage_total = total
             self._stage_done = total - len(left)
-            self._pending = deque(left)
+            self._holding, self._let_go = tuple(joins), no_room
+            self._pending = deque([] if no_room else left)
             self._growing = growing_input(stage)
             self._author = AuthorNeed(known=not stage.has_author_functions)
             self._complete_said = False
@@ -268,7 +274,7 @@ class Executor:
 
         def find() -> Ranges:
             self.bench.position_bits = position_bits(stage)
-            found = sample_boundaries(self._all_tasks(stage, snapshot), self.bench, output)
+            found = sample_boundaries(self._splits.all_of(stage, snapshot), self.bench, output)
             return Ranges(to_text(found), self.bench.position_bits)
 
         ranges = self._extent.ranges(stage.index, snapshot, find)
@@ -394,6 +400,10 @@ class Executor:
             self._post(RoomWanted(needed, state))
         if self._running or state:
             return False
+        if task.probes:
+            self._stop_holding(f"there is no room for a split of {needed >> 20} MiB beside what it holds")
+            self._complete()
+            return False
         # Nothing runs and nothing can be spilled: it runs alone, and the wall stands behind it.
         self._ledger.release(STATE)
         room = self._ledger.room_bytes
@@ -430,6 +440,11 @@ class Executor:
             self._release(task)
         self._say_if_complete()
 
+    def _stop_holding(self, why: str) -> None:
+        """Called with the lock held. The splits that run are done; with the next commit the rest is exchanged."""
+        self._let_go = self._let_go or why
+        self._pending.clear()
+
     def _release(self, task: Task) -> None:
         del self._running[str(task)]
         self._ledger.release(str(task))
@@ -450,11 +465,20 @@ class Executor:
                 self._short.add(str(task))
             else:
                 self._short.discard(str(task))
-            self._pending.appendleft(task)
+            stops = short and bool(task.probes)
+            if stops:
+                self._stop_holding("memory was short for a split beside what it holds")
+            elif not self._let_go:
+                self._pending.appendleft(task)
             self._rows_seen = 0
-            self._held = self._held or not isinstance(error, GivenUp)
+            self._held = self._held or not (stops or isinstance(error, GivenUp))
             self._release(task)
         if isinstance(error, GivenUp):
+            return
+        if stops:
+            gc.collect()
+            release_pools()
+            self._say_if_complete()
             return
         if short:
             gc.collect()
@@ -509,13 +533,14 @@ class Executor:
 
     def _say_if_complete(self) -> None:
         with self._lock:
-            left = self._pending or self._running or self._growing is not None
-            ready = self._stage is not None and not left and not self._complete_said
-            if ready:
-                self._complete_said = True
-                stage = self._stage.index  # type: ignore[union-attr]
-        if ready:
-            self._post(StageFinished(stage))
+            self._complete()
+
+    def _complete(self) -> None:
+        """Called with the lock held."""
+        left = self._pending or self._running or self._growing is not None
+        if self._stage is not None and not left and not self._complete_said:
+            self._complete_said = True
+            self._post(StageFinished(self._stage.index, self._let_go))
 
     # ── what it is told ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -571,15 +596,20 @@ class Executor:
 
     # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────
 
+    def facts_of(self, capture: Capture, snapshot: Snapshot) -> dict[str, object]:
+        """What its commit says beside what is finished."""
+        return dict(decided(snapshot, dict.fromkeys(capture.let_go, False))) if capture.let_go else {}
+
     def capture(self) -> Capture:
         """Everything finished and not yet committed, in one step. Give it to ``committed`` or ``not_committed``."""
         with self._lock:
             assert self._stage is not None
             fresh, self._fresh = self._fresh, Fresh()
             generation = self._exchange.take() if self._exchange is not None else None
-            complete = not self._pending and not self._running and self._growing is None
+            idle = not self._pending and not self._running and self._growing is None
+            let_go = self._holding if idle and self._let_go else ()
             done = self._done_before + self._stage_done
-            return Capture(self._stage.index, fresh, generation, complete, done)
+            return Capture(self._stage.index, fresh, generation, idle and not let_go, let_go, done)
 
     def committed(self, capture: Capture, snapshot: Snapshot) -> bool:
         """The capture is durable: its memory is free. True when that was the last stage."""
@@ -591,19 +621,10 @@ class Executor:
             self._wake.notify_all()
         if self._ledger.capacity_bytes is not None:
             release_pools()  # without a limit nobody waits for it, and it is faulted in again at once
-        if not capture.complete:
+        if not capture.complete and not capture.let_go:
             return False
-        with self._lock:
-            self._done_before += self._stage_total
-            self._stage_done = self._stage_total = 0
-        following = self.later(capture.stage)
-        if not following:
-            return True
-        stage = following[0]
-        tasks = self._tasks(stage, snapshot)
-        self._planned[stage.index] = _planned(stage, tasks)
-        self._enter(stage, snapshot, tasks, len(tasks))
-        return False
+        self._holder.let_go(capture.let_go)
+        return not self.begin(snapshot)
 
     def not_committed(self, capture: Capture) -> None:
         """The checkpoint failed: what it held is unsaved again."""
@@ -645,6 +666,7 @@ class Executor:
                 rows_total=self._rows_total(),
                 running=len(self._running),
                 state_bytes=exchange.bytes if exchange else 0,
+                held_bytes=self._holder.bytes,
                 split_need_bytes=need,
                 smallest_need_bytes=least,
                 slices_fixed=fixed,
@@ -679,15 +701,9 @@ class _Planned:
 def _planned(stage: Stage, tasks: Sequence[Task]) -> _Planned:
     growing = any(isinstance(one, ScanInput) and isinstance(one.source, Growing) for one in stage.inputs)
     reduced = sum(isinstance(one, ReduceInput) for one in stage.inputs)
-    scans = [task.input.splits[task.scan].rows for task in tasks if isinstance(task.input, ScanInput)]
-    rows = None if growing or None in scans else sum(count or 0 for count in scans)
+    counts = [task.rows for task in tasks]
+    rows = None if growing or None in counts else sum(count or 0 for count in counts)
     return _Planned(max(len(tasks), reduced), rows)
-
-
-def arrived(stage: Stage, scan: ScanInput, arrival: Arrival, first: int) -> list[Task]:
-    """The tasks of one arrival, numbered from ``first``."""
-    grown = replace(scan, splits=arrival.splits)
-    return [Task(stage, first + index, grown, scan=index) for index in range(len(arrival.splits))]
 
 
 def reduce_groups(stored_bytes: int, partitions: int, shares: int = 1) -> list[list[int]]:

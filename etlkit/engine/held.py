@@ -2,8 +2,8 @@
 
 The right side is exchanged like any other and its runs are what a restart rebuilds the table from. When its stage has ended, its size
 is known: if it is small beside the room that the ledger has, and its keys are quickly asked, that it is held is written down and
-the stage of the left is skipped. What was decided can be taken back at any later time, by a smaller limit, by a split for which there is
-no room beside it: then splits of the left that were not streamed past yet are exchanged as if nothing had been (``splits.py``).
+the stage of the left is skipped. What was decided can be taken back at any time, by a smaller limit or a split that
+finds no room beside it: then splits of the left that were not streamed past yet are exchanged as if nothing had been (``splits.py``).
 Not covered: which rows meet (``join.py``).
 """
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
-
-import pyarrow as pa
 
 from ..checkpoint import Delta, Phase, Snapshot, StateDir
 from ..memory.allocation import is_allocation_failure, release_pools
@@ -66,10 +64,10 @@ class Holder:
         assert now is not None
         return now
 
-    def keep(self, wanted: Mapping[int, Probe], snapshot: Snapshot) -> None:
-        """Hold these and no others. Errors: NoRoomToHold."""
-        if wanted or not any(is_held(snapshot, left) for left in self.blocks):
-            self.let_go([left for left in self.blocks if left not in wanted])
+    def keep(self, wanted: Mapping[int, Probe], stage: Stage, snapshot: Snapshot) -> None:
+        """Hold these for a stage that begins, and none that no later stage wants. Errors: NoRoomToHold."""
+        past = [left for left in self.blocks if self._splits.probes[left].stage.index <= stage.index]
+        self.let_go([left for left in past if left not in wanted])
         for probe in wanted.values():
             if probe.left.index not in self.blocks:
                 self._hold(probe, snapshot)
@@ -113,7 +111,9 @@ class Holder:
         if block.nbytes > most or not block.matches.quick:
             self.let_go([left])
             why = f"{block.nbytes >> 20} MiB with its keys, and {most >> 20} MiB may be held"
-            raise NoRoomToHold(why if block.matches.quick else "its keys are not whole numbers close together, and many")
+            raise NoRoomToHold(
+                why if block.matches.quick else "its keys are not whole numbers close together, and many"
+            )
         self._ledger.adjust(_name(left), block.nbytes)
         self.blocks[left] = block
         return block

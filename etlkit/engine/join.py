@@ -194,11 +194,7 @@ class JoinShape:
         columns, schema = self._cut(wanted, left, right)
         theirs = {key[0]: key[1] for key in self.keys}
         turned = tuple(
-            (1 - side, stored, name)
-            if side < 2
-            else (1, stored, name)
-            if how == "inner"
-            else (0, theirs[stored], name)
+            (1 - side, stored, name) if side < 2 else (1, stored, name) if how == "inner" else (0, theirs[stored], name)
             for side, stored, name in columns
         )
         keys = tuple((right_name, left_name, kind) for left_name, right_name, kind in self.keys)

@@ -60,7 +60,12 @@ def probes_of(plan: Plan) -> dict[int, Probe]:
         for one in stage.inputs:
             left = plan.stages[one.stages[0]] if isinstance(one, ReduceInput) else stage
             plain = not any(some.has_author_functions or growing_input(some) for some in (stage, left))
-            if isinstance(one, ReduceInput) and isinstance(one.reducer, JoinReducer) and one.reducer.streams_left and plain:
+            if (
+                isinstance(one, ReduceInput)
+                and isinstance(one.reducer, JoinReducer)
+                and one.reducer.streams_left
+                and plain
+            ):
                 most = sum(_most(some, found) for some in left.inputs)
                 found[left.index] = Probe(left, plan.stages[one.stages[1]], stage, one, first, most)
             first += _most(one, found)

@@ -23,6 +23,7 @@ from .combiners import Combiner, FirstRows
 from .exchange import ExchangeState, SplitState
 from .fused import Kept
 from .hashing import partition_ids
+from .join import Block, JoinReducer
 from .packing import packed, together
 from .reducers import Reducer, Side
 from .stages import ExchangeOutput, ReduceInput, ScanInput, Stage
@@ -48,13 +49,23 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One split of a stage. ``scan``: its index among the input's splits; ``partitions``: the range to reduce."""
+    """One split of a stage. ``scan``: its index among the input's splits; ``partitions``: the range to reduce; ``probes``: splits of a
+    join's left side, to be streamed past its right side, which is held."""
 
     stage: Stage
     index: int
     input: ScanInput | ReduceInput
     scan: int = 0
     partitions: range = range(0)
+    probes: tuple[Task, ...] = ()
+
+    @property
+    def rows(self) -> int | None:
+        """Of the source; None where nobody knows."""
+        if isinstance(self.input, ScanInput):
+            return self.input.splits[self.scan].rows
+        counts = [task.rows for task in self.probes]
+        return None if None in counts else sum(count or 0 for count in counts)
 
     def __str__(self) -> str:
         return f"{self.stage.index}.{self.index}"
@@ -70,6 +81,9 @@ class Outcome:
     rows_out: int = 0
     last_rows: int = 0
     """Of the batch that was read last."""
+    reading: Task | None = None
+    """The scan that is read now, and so many of its rows so far."""
+    reading_rows: int = 0
 
 
 @dataclass(slots=True)
@@ -88,6 +102,8 @@ class Workbench:
     """By stage: whether its first split showed that folding before partitioning pays."""
     wide: dict[int, set[int]] = field(default_factory=dict)
     """By stage: columns of its raw rows whose values were seen to need 64 bits."""
+    held: dict[int, Block] = field(default_factory=dict)
+    """By the stage of a join's left side: its right side, while it is held."""
     rows_kept: dict[tuple[int, int], int] = field(default_factory=dict)
     """By stage and split of a limit: how many rows it had."""
 
@@ -159,6 +175,8 @@ def batches_of(
     read = (
         _scan(task.input, task, slice_rows, outcome, seen)
         if isinstance(task.input, ScanInput)
+        else _probe(task, bench, slice_rows, outcome, seen)
+        if task.probes
         else _reduce(task.input, task, bench, slice_rows)
     )
     for batch in run_steps(task.input.steps, read):
@@ -170,11 +188,28 @@ def batches_of(
 def _scan(
     scan: ScanInput, task: Task, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]
 ) -> Iterator[pa.RecordBatch]:
+    outcome.reading, outcome.reading_rows = task, 0
     for batch in scan.source.read(scan.splits[task.scan], scan.columns, scan.predicate, slice_rows):
         outcome.rows_in += batch.num_rows
+        outcome.reading_rows += batch.num_rows
         outcome.last_rows = batch.num_rows
         seen(batch.num_rows)
         yield batch
+
+
+def _probe(
+    task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]
+) -> Iterator[pa.RecordBatch]:
+    """Splits of a join's left side, each batch past the right side."""
+    assert isinstance(task.input, ReduceInput) and isinstance(task.input.reducer, JoinReducer)
+    for split in task.probes:
+        output = split.stage.output
+        assert isinstance(output, ExchangeOutput)
+        block = bench.held[split.stage.index]
+        for batch in batches_of(split, bench, slice_rows, outcome, seen):
+            for joined in task.input.reducer.past(output.combiner.prepare(batch, 0), block):
+                for start in range(0, joined.num_rows, slice_rows):
+                    yield joined.slice(start, slice_rows)
 
 
 def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) -> Iterator[pa.RecordBatch]:
@@ -338,10 +373,11 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 def rows_place(task: Task, outcome: Outcome) -> str:
     """The file and the rows of it, counted from 0, that were read last: what an author's function was working on."""
+    task = outcome.reading or task
     if not isinstance(task.input, ScanInput):
         return _place(task)
     source, split = task.input.source, task.input.splits[task.scan]
-    first = outcome.rows_in - outcome.last_rows  # in the split
+    first = outcome.reading_rows - outcome.last_rows  # in the split
     try:
         for segment in split.segments:
             rows = _count_rows(source, split, segment)

@@ -227,6 +227,7 @@ def _attempt(
             executor.set_workers(cores.workers)
             checkpointer.start()
             watcher.start()
+            ledger.resize(gauge.first_capacity_bytes())
             if not executor.begin(opened.snapshot):
                 checkpointer.publish_now()
             _emit_planned(emit, executor)

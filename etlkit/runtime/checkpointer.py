@@ -260,13 +260,14 @@ class Checkpointer:
         began_s = time.monotonic()
         capture = executor.capture()
         try:
-            empty = not capture.fresh.finished and not capture.generation and not capture.complete
+            moves = capture.complete or capture.let_go
+            empty = not capture.fresh.finished and not capture.generation and not moves
             if empty and not wanted.facts and not wanted.even_if_empty:
                 executor.committed(capture, self._snapshot())
                 return Skipped(wanted)
             self._leave_something(capture)
             runs = self._write_runs(capture, small)
-            facts = dict(wanted.facts)
+            facts = dict(wanted.facts) | executor.facts_of(capture, self._snapshot())
             phase = Phase.RUNNING
             if capture.complete:
                 facts["ended"] = self._ended(capture, runs)

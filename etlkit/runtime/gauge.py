@@ -107,7 +107,9 @@ class Gauge:
             self._learn(figures)
         least = base + figures.smallest_need_bytes
         arrow = max(
-            self.workers * self.split_bytes(figures.split_need_bytes) + self.full_state_bytes(figures),
+            self.workers * self.split_bytes(figures.split_need_bytes)
+            + self.full_state_bytes(figures)
+            + figures.held_bytes,
             self._later_bytes(figures),
         )
         full = base + int(HEAP * arrow)
@@ -137,6 +139,11 @@ class Gauge:
             thrash=thrash(before, sample, elapsed) if before is not None and elapsed > 0 else 0.0,
         )
         return self.observed
+
+    def first_capacity_bytes(self) -> int | None:
+        """Before the wall stands: what may be held from the beginning."""
+        sample = self.reader.read()
+        return self._capacity_bytes(sample, None, max(0, sample.used_bytes - pa.total_allocated_bytes()))
 
     def _capacity_bytes(self, sample: MemorySample, wall: WallPlacement | None, base: int) -> int | None:
         """What may be reserved: what the wall lets Arrow allocate in all, less a share for fragmentation."""
@@ -197,8 +204,8 @@ class Gauge:
     def _learn(self, figures: Figures) -> None:
         """Compare what running splits have reserved with what Arrow holds beside the state, once a round of splits."""
         held = self.ledger.held()
-        reserved = sum(size for name, size in held.items() if name != STATE)
-        allocated = pa.total_allocated_bytes() - figures.state_bytes
+        reserved = sum(size for name, size in held.items() if name != STATE) - figures.held_bytes
+        allocated = pa.total_allocated_bytes() - figures.state_bytes - figures.held_bytes
         most_reserved, most_allocated = self._flight
         self._flight = (max(most_reserved, reserved), max(most_allocated, allocated))
         if figures.splits_done - self._learned_at < max(1, self.workers):

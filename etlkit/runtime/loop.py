@@ -272,9 +272,10 @@ class Loop:
 
     def _take(self, event: object) -> None:
         match event:
-            case engine.StageFinished(stage):
+            case engine.StageFinished(stage, but):
                 kind = self.executor.plan.stages[stage].kind
-                self.checkpointer.request(Wanted(f"stage {stage} ({kind}) is finished", even_if_empty=True))
+                said = f"the join of stage {stage} exchanges both sides from here on: {but}" if but else ""
+                self.checkpointer.request(Wanted(said or f"stage {stage} ({kind}) is finished", even_if_empty=True))
             case engine.RoomWanted(needed, state):
                 self._spill_for_room(needed, state)
             case engine.SplitShort():

@@ -23,6 +23,7 @@ from ..checkpoint import Phase, Snapshot, StateDir, open_store
 from ..engine import growth
 from ..engine.extent import Extent
 from ..engine.planner import lower
+from ..engine.splits import probes_of
 from ..engine.stages import ExchangeOutput, Plan, ScanInput
 from ..errors import ConfigError, EtlkitError, error_for
 from ..io.sink import Part
@@ -295,11 +296,13 @@ def growing(plan: Plan) -> bool:
 
 def planned(plan: Plan) -> list[dict[str, Any]]:
     """What a resumed run must find again: splits of the scans, partitions of the exchanges (law 10)."""
+    probes = probes_of(plan)
     return [
         {
             "kind": stage.kind,
             "scans": [len(one.splits) for one in stage.inputs if isinstance(one, ScanInput)],
             "partitions": stage.output.partitions if isinstance(stage.output, ExchangeOutput) else None,
+            **({"probes": probes[stage.index].splits} if stage.index in probes else {}),
         }
         for stage in plan.stages
     ]

@@ -54,7 +54,8 @@ class Forks:
         )
 
     def run(self, **request: Any) -> Ran:
-        """``module``, ``name``, ``data``, ``out``, ``state``; ``kill``: a crash point, or ``split:n``; ``tight``."""
+        """``module``, ``name``, ``data``, ``out``, ``state``; ``kill``: a crash point, or ``split:n``; ``tight``; ``hold``: no
+        join may hold a side where it is false."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request, default=str) + "\n")
         self._process.stdin.flush()
@@ -108,7 +109,7 @@ def _child(request: dict[str, Any], writer: int) -> None:
 
 
 def _run(request: dict[str, Any], answer: dict[str, Any]) -> int:
-    from etlkit.engine import executor, join, planner, reducers, work
+    from etlkit.engine import executor, held, join, planner, reducers, splits, work
     from etlkit.runtime import checkpointer
     from etlkit.runtime.api import run
     from etlkit.testing import crashpoints
@@ -116,6 +117,11 @@ def _run(request: dict[str, Any], answer: dict[str, Any]) -> int:
     small: Any = planner
     small.EXCHANGE_SPLIT_BYTES = small.SINK_SPLIT_BYTES = request.get("split_bytes", SPLIT_BYTES)
     small.PARTITION_BYTES = PARTITION_BYTES
+    splitting: Any = splits
+    splitting.PROBE_SPLIT_BYTES = request.get("split_bytes", SPLIT_BYTES)
+    if not request.get("hold", True):
+        holding: Any = held
+        holding.MOST_BYTES = 0
     saving: Any = checkpointer
     saving.SINK_SPLIT_BYTES = request.get("split_bytes", SPLIT_BYTES)
     if request.get("tight"):
