@@ -36,7 +36,7 @@ def tell(snapshot: Snapshot, events: Iterable[Mapping[str, Any]], *, running: bo
         "status": status,
         "fingerprint": digest(dict(snapshot.fingerprint)),
         "parameters": dict(facts.get("parameters") or {}),
-        "rows_in": sum(stage.rows_in for stage in snapshot.stages.values()),
+        "rows_in": _rows_in(snapshot),
         "rows_out": sum(part.rows for stage in snapshot.stages.values() for _, part in stage.parts),
         "rows_repeated": seen.rows_repeated(),
         "splits_done": splits_done,
@@ -93,6 +93,13 @@ def _status(phase: Phase, running: bool) -> str:
     if phase in (Phase.DONE, Phase.FAILED):
         return phase.value
     return "running" if running else "interrupted"
+
+
+def _rows_in(snapshot: Snapshot) -> int:
+    """Rows of the input: what stages that scan have read, or stream it past a held side, not what later ones read of earlier ones."""
+    plan = snapshot.facts.get("plan") or []
+    scanning = {number for number, stage in enumerate(plan) if stage.get("scans") or stage.get("probes")}
+    return sum(stage.rows_in for number, stage in snapshot.stages.items() if number in scanning)
 
 
 def _splits_total(snapshot: Snapshot, seen: Timeline, done: int, status: str) -> int:

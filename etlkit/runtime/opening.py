@@ -296,13 +296,15 @@ def growing(plan: Plan) -> bool:
 
 def planned(plan: Plan) -> list[dict[str, Any]]:
     """What a resumed run must find again: splits of the scans, partitions of the exchanges (law 10)."""
-    probes = probes_of(plan)
+    probes: dict[int, int] = {}
+    for probe in probes_of(plan).values():
+        probes[probe.stage.index] = probes.get(probe.stage.index, 0) + probe.splits
     return [
         {
             "kind": stage.kind,
             "scans": [len(one.splits) for one in stage.inputs if isinstance(one, ScanInput)],
             "partitions": stage.output.partitions if isinstance(stage.output, ExchangeOutput) else None,
-            **({"probes": probes[stage.index].splits} if stage.index in probes else {}),
+            **({"probes": probes[stage.index]} if stage.index in probes else {}),
         }
         for stage in plan.stages
     ]
