@@ -45,7 +45,7 @@ class Holder:
 
     @property
     def bytes(self) -> int:
-        return sum(block.nbytes for block in self.blocks.values())
+        return sum(block.nbytes for block in list(self.blocks.values()))  # others look while it is changed
 
     def decide(self, stage: Stage, snapshot: Snapshot) -> Snapshot:
         """Before a left side's stage begins: whether it is needed. Written down before it is acted on (law 10)."""
