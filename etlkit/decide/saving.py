@@ -30,7 +30,7 @@ def periodic(state: State, policy: Policy) -> Step:
     every_s = next_checkpoint_s(policy, state.durations_s)
     if every_s is None or state.seen is None or not may_save(state) or state.seen.unsaved_s < every_s:
         return state, ()
-    if state.saved_at_s is not None and state.at_s - state.saved_at_s < every_s:
+    if not policy.every_is_bound and state.saved_at_s is not None and state.at_s - state.saved_at_s < every_s:
         return state, ()
     return begin(state, "interval")
 

@@ -42,7 +42,7 @@ RETRY_SPLIT_S = 0.2
 """Between two tries of a split that finds no memory, from the second on, with a look in between."""
 RETRY_S = 1.0
 """Before a checkpoint that a stage's end needs is tried again."""
-HOLD_AT = 2.0
+HOLD_AT = 1.0
 """Intervals of unsaved work beside a checkpoint that is being written, at which no split starts any more."""
 PERMANENT = frozenset({Exit.BAD_INPUT, Exit.CONFIG, Exit.USAGE})
 """Ends that starting again cannot mend: written down, so that a later start fails fast (F25)."""
@@ -176,7 +176,7 @@ class Loop:
 
     def _hold_back(self, unsaved_s: float) -> None:
         """Work that would be lost goes on growing while a checkpoint is written, and the writer shares the cores with it. Where the
-        author has set the bound, no split starts any more at twice the bound, until the checkpoint is there."""
+        author has set the bound, no split starts any more once it is reached, until the checkpoint is there."""
         every_s = self.policy.checkpoint_every_s
         if self._held_back or every_s is None or not self.policy.every_is_bound or not self.checkpointer.busy:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etlkit.decide.cadence import LONGEST_STRETCH, next_checkpoint_s
+from etlkit.decide.cadence import LEAST_SHARE, LONGEST_STRETCH, next_checkpoint_s
 from etlkit.decide.events import ResizeMode
 from etlkit.decide.policy import Policy
 from etlkit.decide.sizing import LEAST_GAIN, below_refused, comfortable, give_back, target
@@ -63,7 +63,9 @@ def test_the_cadence_keeps_the_authors_bound_or_the_overhead() -> None:
     assert next_checkpoint_s(Policy(), [0.005, 0.005]) == 1.0
     assert next_checkpoint_s(Policy(), [0.1]) == 10.0
     assert next_checkpoint_s(Policy(), [5.0]) == LONGEST_STRETCH
-    assert next_checkpoint_s(Policy(every_is_bound=True), [5.0]) == 1.0
+    assert next_checkpoint_s(Policy(every_is_bound=True), []) == 1.0
+    assert next_checkpoint_s(Policy(every_is_bound=True), [0.1, 0.25]) == 0.75, "it is there when the bound is reached"
+    assert next_checkpoint_s(Policy(every_is_bound=True), [5.0]) == LEAST_SHARE
     assert next_checkpoint_s(Policy(checkpoint_every_s=None), [5.0]) is None
     assert next_checkpoint_s(Policy(overhead=0.0), [0.1]) == LONGEST_STRETCH
 
