@@ -101,6 +101,17 @@ def swap(folder: Path, files: Mapping[str, str]) -> None:
         shutil.rmtree(folder / before)
 
 
+def said_at_the_end(path: Path) -> str:
+    """What the container wrote for its termination message, as much of it as a kubelet keeps; the file begins anew."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(4096).decode(errors="replace")
+        path.unlink()
+    except OSError:
+        return ""
+    return text
+
+
 def api_environment(address: str, port: int, service_account: Path) -> dict[str, str]:
     """What the kubelet adds to every container of a pod with a service account."""
     return {

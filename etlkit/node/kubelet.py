@@ -13,6 +13,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from . import environment, job, spec, status
 from .answers import Json
@@ -201,7 +202,12 @@ class PodRuntime:
         base = dict(self.around.environment) or small_environment()
         sized = item.manifest | {"resources": item.view.allocated}
         values = environment.resolve(self.pod, sized)
-        return base | dict(self.around.api_environment) | values | dict(from_group)
+        told = {"ETLKIT_TERMINATION_LOG": str(self._message_file(item))}
+        return base | dict(self.around.api_environment) | told | values | dict(from_group)
+
+    def _message_file(self, item: ContainerState) -> Path:
+        """In place of /dev/termination-log, which is the machine's here."""
+        return self.around.folder / f"termination-{item.name}"
 
     # ── a container has ended ────────────────────────────────────────────────────────────────────────────
 
@@ -218,7 +224,8 @@ class PodRuntime:
         if self.lost:
             item.ended = True
             return
-        terminated = status.terminated(item.view, code, run.reason)
+        message = environment.said_at_the_end(self._message_file(item))
+        terminated = status.terminated(item.view, code, run.reason, message)
         timings = self.host.timings
         if item.stopping in ("delete", "finish") or self.deleting:
             item.ended = True

@@ -60,7 +60,7 @@ def unschedulable() -> Json:
     return found | {"status": "False"}
 
 
-def terminated(view: ContainerView, exit_code: int, reason: str) -> Json:
+def terminated(view: ContainerView, exit_code: int, reason: str, message: str = "") -> Json:
     """The state of a container that has just ended."""
     since = view.state.get("running", {}).get("startedAt", spec.now_text())
     return {
@@ -71,6 +71,7 @@ def terminated(view: ContainerView, exit_code: int, reason: str) -> Json:
             "finishedAt": spec.now_text(),
             "containerID": view.container_id,
         }
+        | ({"message": message} if message else {})
     }
 
 

@@ -264,6 +264,8 @@ def grows_and_finishes(story: Story, folder: Path, shape: str, memory: str = "16
     assert len(set(limits)) > 1, f"the limit never changed: {limits}"
     if shape == "restart":
         assert len(started) > 1 and started[-1]["resumed_from"] is not None, "it was restarted and resumed"
+        ends = [pod.ended.message for look in watched.looks for pod in look.pods if pod.ended is not None]
+        assert any("exit 75: checkpointed, work left" in message for message in ends), f"how it ended: {ends[-3:]}"
         assert max(pod.view.restart_count for pod in watched.looks[-1].pods) >= 1
     else:
         assert granted and len(started) == 1, "it grew without a restart"
