@@ -45,16 +45,18 @@ class EventRecorder:
         self._send = send
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_WAITING)
         self._off = False
-        threading.Thread(target=self._run, name="etlkit-events", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="etlkit-events", daemon=True).start()
+        except RuntimeError:
+            self._off = True  # no room for another thread: then without events
 
     def record(self, pod: PodView | None, from_bytes: int | None, to_bytes: int, standing: Standing, why: str) -> None:
         said = _SAID.get(standing.outcome)
         if pod is None or said is None or self._off:
             return
-        body = event(pod, *said, message(pod, from_bytes, to_bytes, standing, why))
         try:
-            self._waiting.put_nowait(body)
-        except queue.Full:
+            self._waiting.put_nowait(event(pod, *said, message(pod, from_bytes, to_bytes, standing, why)))
+        except (queue.Full, MemoryError):
             pass
 
     def close(self) -> None:

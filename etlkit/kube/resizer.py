@@ -300,9 +300,9 @@ class Resizer:
         if standing == self._reported or self._closing.is_set():
             return
         self._reported = standing
-        self._recorder.record(self._facts, self._in_force.limit_bytes, self._to_bytes, standing, self._why)
         most = most_bytes(self._to_bytes, standing.message) if standing.outcome is ResizeOutcome.INFEASIBLE else None
         self._post(ResizeReported(time.monotonic(), standing.outcome, self._to_bytes, standing.message, most))
+        self._recorder.record(self._facts, self._in_force.limit_bytes, self._to_bytes, standing, self._why)
 
     def _report_failure(self, answer: Answer) -> None:
         self._tracker = None
