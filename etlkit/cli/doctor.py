@@ -161,7 +161,8 @@ def check_meeting(state: str, part: int, wait_s: float) -> list[Check]:
         remedy = f"start `etlkit doctor --meet {1 - part}` with the same --state in another pod, best on another node"
         return [Check("meeting", Level.FAIL, str(error), why, remedy)]
     except EtlkitError as error:
-        return [Check("meeting", Level.FAIL, error.message, "checkpoints are written there", error.remedy)]
+        remedy = "mount a volume there that both may write, or name another place with --state"
+        return [Check("meeting", Level.FAIL, error.message, "checkpoints are written there", remedy)]
     checks = []
     for one in found:
         if one.holds:
