@@ -155,6 +155,8 @@ def _resize_lane(chart: Chart, story: _Story, seen: Timeline) -> None:
         good = outcome == "actuated"
         label = f"asks for {wanted}" if good else f"{wanted}: {outcome}"
         kind = "warn square" if good or outcome in ("requested", "in_progress", "deferred") else "bad square"
+        if good and took is not None and took < 0.4 * seen.end_s:
+            kind += " near"  # its words would cover the pin of the grant, on a phone
         lane.pin(kind, asked_s, f"asks for {wanted}: {one['reason']}", label if asked_s >= free_s else "")
         chart.rule(kind.split()[0], asked_s)
         free_s = asked_s + seen.end_s * (0.05 + 0.011 * len(label))
