@@ -159,7 +159,7 @@ def test_each_line_of_a_log_is_seen_once_across_restarts(cluster, tmp_path):
     assert lines == [text for n in range(3) for text in (f"start {n}", *(f"line {n} {i}" for i in range(1, 9)))]
 
 
-def test_status_shows_size_restarts_and_an_open_resize(cluster, capsys):
+def test_status_shows_size_restarts_and_an_open_resize(cluster, tmp_path, capsys):
     api = Cluster("etl")
     documents = shell("trap 'exit 75' TERM; while :; do sleep 0.05; done")
     apply_all(api, documents)
@@ -186,7 +186,7 @@ def test_status_shows_size_restarts_and_an_open_resize(cluster, capsys):
     assert "memory limit 512 MiB, 2 GiB asked for, 0 restarts" in shown and "running" in shown
     assert "2026-01-01T00:00:01Z MemoryResizeDeferred: container etl" in shown and "Requested" in shown
     if shutil.which("kubectl") is not None:
-        words = ["kubectl", f"--kubeconfig={node.kubeconfig()}", "describe", "pod", pod]
+        words = ["kubectl", f"--kubeconfig={node.kubeconfig()}", f"--cache-dir={tmp_path}", "describe", "pod", pod]
         assert "MemoryResizeDeferred" in subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
     assert status.run(parsed(status, "part-revenue", "-n", "etl", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
