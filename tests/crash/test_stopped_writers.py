@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 
 
 def test_every_point_woken_after_a_takeover_changes_nothing(tmp_path: Path) -> None:
-    source = make_source(tmp_path)
+    source = make_source(tmp_path, "0.002", 600)
     assert finish(JOB, source, tmp_path / "whole") == 0
     whole = rows_of(tmp_path / "whole" / "out")
 
@@ -41,7 +41,7 @@ def test_every_point_woken_after_a_takeover_changes_nothing(tmp_path: Path) -> N
 
 def test_woken_in_the_middle_of_its_start_it_leaves_its_successors_staging_alone(tmp_path: Path) -> None:
     """Both are alive: the one that took over has staged parts when the other one goes on with preparing its sinks."""
-    source = make_source(tmp_path)
+    source = make_source(tmp_path, "0.002", 600)
     assert finish(JOB, source, tmp_path / "whole") == 0
     whole = rows_of(tmp_path / "whole" / "out")
     place = tmp_path / "case"
