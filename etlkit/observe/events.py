@@ -24,8 +24,9 @@ from .thinning import shortened
 MAX_BYTES = 4 << 20
 """No log is longer: it is shortened first."""
 _TRY_AGAIN_S = 10.0
-"""After a disk had no room for the shorter one."""
-_LOCK_TRIES = 20
+"""After a disk had no room for the shorter one, or the lock was held for long."""
+_LOCK_WAIT_S = 2.0
+"""Who holds the lock longer has been stopped, and is not waited for again at each line."""
 _LOCK_PAUSE_S = 0.001
 
 
@@ -60,7 +61,7 @@ class EventLog:
         """Events that could not be written."""
         self._max_bytes = max_bytes
         self._fd: int | None = None
-        self._not_before_s = 0.0
+        self._not_before_s = self._stuck_until_s = 0.0
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
         """Write one event, stamped with the time (a field of that name does not count). Returns it as it was written.
@@ -101,7 +102,8 @@ class EventLog:
             if self._fd is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            _lock(self._fd)
+            if not _lock(self._fd, 0.0 if time.monotonic() < self._stuck_until_s else _LOCK_WAIT_S):
+                self._stuck_until_s = time.monotonic() + _TRY_AGAIN_S
             ours = os.fstat(self._fd)
             try:
                 there = self.path.stat()
@@ -122,7 +124,7 @@ class EventLog:
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         fresh = os.open(beside, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            _lock(fresh)
+            _lock(fresh, 0.0)
             _write_all(fresh, kept)
             beside.replace(self.path)
         except OSError:
@@ -150,16 +152,19 @@ def _write_all(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _lock(fd: int) -> None:
+def _lock(fd: int, wait_s: float) -> bool:
     """Best effort: a process that was stopped while it held the lock must not stop the others."""
-    for _ in range(_LOCK_TRIES):
+    until_s = time.monotonic() + wait_s
+    while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
+            if time.monotonic() >= until_s:
+                return False
             time.sleep(_LOCK_PAUSE_S)
         except OSError:
-            return  # a file system without locks
+            return True  # a file system without locks
 
 
 def _unlock(fd: int) -> None:
