@@ -21,12 +21,14 @@ from ..io.watch import WatchSource, same_folder
 from ..lazyclass import dataclass
 from ..plan import nodes
 from ..plan.aggregates import Aggregate, first
+from ..plan.binding import bind
 from ..plan.expr import Column, Expr, col
 from ..plan.operands import common_type
 from ..plan.pipeline import Pipeline
 from .aggregate import AggregatePlan, plan_aggregates
 from .combiners import FirstRows
 from .combiners import rows as rows_of
+from .distinct_counts import two_groupings
 from .fused import fuse
 from .growth import recall
 from .join import plan_join
@@ -199,6 +201,12 @@ class _Lowering:
         schema = streams[0].schema
         self._known(keys, schema.names, "group_by")
         full = plan_aggregates(keys, aggregates, schema)
+        inputs = {name: bind(one.input, schema).type for name, one in aggregates.items() if one.input is not None}
+        two = two_groupings(keys, aggregates, inputs, full.schema)
+        if two is not None:
+            streams = [self._with(stream, ProjectOp(two.below)) for stream in streams]
+            values = self._group(streams, (*keys, two.value), two.parts)
+            return self._with(self._group([values], keys, two.wholes), ProjectOp(two.result))
 
         def build(wanted: Sequence[str] | None) -> _Met:
             asked = {name: one for name, one in aggregates.items() if wanted is None or name in wanted}

@@ -1,6 +1,7 @@
 """count_distinct, quantile, variance and stddev: the accumulators that look at a whole group again when they merge.
 
-The states of the first two are lists (all different values, all values), so their memory grows with the rows.
+The states of the first two are lists (all different values, all values), so their memory grows with the rows. A count_distinct comes
+here only beside aggregates that cannot be cut in two (``distinct_counts.py``).
 """
 
 from __future__ import annotations

@@ -84,7 +84,11 @@ def count(x: Expr | str | None = None) -> Aggregate:
 
 
 def count_distinct(x: Expr | str) -> Aggregate:
-    """The exact number of different values that are not null, as int64. NaN is one value. It keeps the different values of a group."""
+    """The exact number of different values that are not null, as int64. NaN is one value.
+
+    It is an exchange on key and value, so memory does not grow with them. Beside a ``count_distinct`` of something else, or a
+    ``mean``, ``first``, ``last``, ``stddev``, ``variance`` or ``quantile``, the different values of a group are kept in memory.
+    """
     return Aggregate("count_distinct", as_column(x))
 
 

@@ -27,7 +27,8 @@ def natural(value: Any) -> pa.Scalar:
     if is_arrow(value):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
-        return pa.scalar(Decimal(value), pa.decimal128(38, 0))
+        wide = decimal_scalar(Decimal(value), 0)
+        return wide if pa.types.is_decimal256(wide.type) else pa.scalar(Decimal(value), pa.decimal128(38, 0))
     if isinstance(value, Decimal):
         return decimal_scalar(value, 0)
     if isinstance(value, (set, frozenset)):

@@ -305,3 +305,10 @@ def test_every_type_of_the_wild_can_be_computed_with() -> None:
     assert run(fn.list_value_length(col("list")), batch)[1] == [1, None, 0]
     assert run(fn.struct_field(col("struct"), indices="a"), batch)[1] == [1, None, 2]
     assert run(col("list").is_null(), batch)[1] == [False, True, False]
+
+
+def test_a_literal_of_more_digits_than_38_beside_a_decimal256() -> None:
+    column = pa.field("d", pa.decimal256(60, 3))
+    batch = pa.record_batch([pa.array([D(10) ** 40, D(1)], column.type)], schema=pa.schema([column]))
+    assert bind(col("d") < 10**38, batch.schema).evaluate(batch).to_pylist() == [False, True]
+    assert bind(col("d") + 10**38, batch.schema).evaluate(batch).to_pylist()[1] == 10**38 + 1
