@@ -36,10 +36,7 @@ def two_groupings(
     keys: Sequence[str], aggregates: Mapping[str, Aggregate], inputs: Mapping[str, pa.DataType], schema: pa.Schema
 ) -> TwoGroupings | None:
     """``inputs``: the type of each aggregate's input; ``schema``: of the result. None: keep the values as a state."""
-    counted = {
-        one.input.canonical() for one in aggregates.values() if one.kind == "count_distinct" and one.input is not None
-    }
-    if len(counted) != 1:
+    if not ek.counted_apart(aggregates):
         return None
     prefix = _unused([*keys, *aggregates])
     value = f"{prefix}x"
@@ -60,16 +57,16 @@ def two_groupings(
             parts[part] = ek.count(None if one.input is None else given)
             wholes[name] = ek.sum(part)
             whole = whole.fill_null(0)
-        elif one.kind in ("min", "max", "any", "all") and one.input is not None:
+        elif one.kind != "sum":
+            assert one.input is not None
             below[given] = one.input
             parts[part], wholes[name] = Aggregate(one.kind, col(given)), Aggregate(one.kind, col(part))
-        elif one.kind == "sum" and one.input is not None:
+        else:
+            assert one.input is not None
             exact = pa.types.is_integer(inputs[name])
             below[given] = one.input.cast(_EXACT_SUM) if exact else one.input
             parts[part], wholes[name] = ek.sum(given), ek.sum(part)
             whole = whole.cast(schema.field(name).type) if exact else whole
-        else:
-            return None
         result[name] = whole
     return TwoGroupings(tuple(below.items()), value, parts, wholes, tuple(result.items()))
 

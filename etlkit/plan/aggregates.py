@@ -51,6 +51,18 @@ class Aggregate:
         return f"{self.kind}({', '.join(part for part in shown if part)})"
 
 
+PARTED = ("count", "sum", "min", "max", "any", "all")
+"""Aggregates whose parts fold to the exact whole."""
+
+
+def counted_apart(aggregates: Mapping[str, Aggregate]) -> bool:
+    """Whether the group-by is done as two: by keys and value, then by keys. One counted expression, beside what is ``PARTED``."""
+    counted = {
+        one.input.canonical() for one in aggregates.values() if one.kind == "count_distinct" and one.input is not None
+    }
+    return len(counted) == 1 and {one.kind for one in aggregates.values()} <= {"count_distinct", *PARTED}
+
+
 def sum(x: Expr | str) -> Aggregate:
     """The sum of the values that are not null; null if there is none.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import nodes
+from .aggregates import counted_apart
 from .pipeline import Pipeline
 
 
@@ -21,6 +22,8 @@ def _meetings(node: nodes.Node) -> int:
     match node:
         case nodes.Limit(nodes.Sort(below, _, _), _):
             return 1 + _meetings(below)
+        case nodes.GroupBy(below, _, aggregates) if counted_apart(dict(aggregates)):
+            return 2 + _meetings(below)
         case nodes.GroupBy() | nodes.Distinct() | nodes.Sort() | nodes.Limit() | nodes.Join():
             return 1 + max(map(_meetings, nodes.inputs_of(node)))
     return max(map(_meetings, nodes.inputs_of(node)), default=0)

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import etlkit as ek
+from etlkit.engine.extent import rounds as rounds_of_stages
 from etlkit.engine.planner import lower
+from etlkit.plan.rounds import rounds
 
 NAN = float("nan")
 ROWS = pa.table({
@@ -59,3 +61,13 @@ def test_what_does_not_fold_keeps_the_values_as_a_state(other: ek.Aggregate, tmp
     pq.write_table(ROWS, tmp_path / "in.parquet")
     pipeline = ek.read_parquet(tmp_path / "in.parquet").group_by("k").agg(n=ek.count_distinct("x"), other=other)
     assert groupings(pipeline, tmp_path / "out") == 1
+
+
+@pytest.mark.parametrize("more", [{"n": ek.sum("v")}, {"n": ek.mean("v")}], ids=["cut in two", "one grouping"])
+def test_a_fan_out_has_the_rounds_that_the_stages_have(more: dict[str, ek.Aggregate], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"k": [1, 2], "v": [3, 4]}), tmp_path / "in.parquet")
+    grouped = ek.read_parquet(tmp_path / "in.parquet").group_by("k").agg(d=ek.count_distinct("v"), **more)
+    pipelines = [grouped.write_parquet(tmp_path / "out")]
+    assert (
+        rounds(pipelines) == 1 + max(rounds_of_stages(lower(pipelines).stages)) == (3 if "sum" in str(more["n"]) else 2)
+    )
