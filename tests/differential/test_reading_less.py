@@ -60,11 +60,16 @@ def columns(pipeline: ek.Pipeline) -> list[set[str]]:
 
 
 def test_a_join_carries_only_its_keys_and_what_is_wanted_later(table: Path) -> None:
+    """Which side is read first is another matter: one that may be held comes before the one that streams past it."""
     left, right = ek.read_parquet(str(table)), ek.read_parquet(str(table))
     joined = left.join(right, on="k")
-    assert columns(joined.select("v", "at_right")) == [{"k", "v"}, {"k", "at"}]
-    assert columns(joined.filter(col("wide") > "a").agg(n=ek.count())) == [{"k", "wide"}, {"k"}]
-    assert columns(left.join(right, on="k", how="semi")) == [{"k", "at", "wide", "v"}, {"k"}]
+    for pipeline, one, other in (
+        (joined.select("v", "at_right"), {"k", "v"}, {"k", "at"}),
+        (joined.filter(col("wide") > "a").agg(n=ek.count()), {"k", "wide"}, {"k"}),
+        (left.join(right, on="k", how="semi"), {"k", "at", "wide", "v"}, {"k"}),
+    ):
+        found = columns(pipeline)
+        assert len(found) == 2 and one in found and other in found
 
 
 def test_a_sort_and_a_limit_carry_only_what_is_wanted_later(table: Path) -> None:
