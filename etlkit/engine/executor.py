@@ -11,138 +11,36 @@ import gc
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import field
+from collections.abc import Callable
 
 import pyarrow as pa
 
 from ..checkpoint import Delta, Phase, Snapshot, StateDir
-from ..io.sink import Part
 from ..io.source import Growing
-from ..lazyclass import dataclass
 from ..memory.allocation import is_allocation_failure, release_pools
 from ..memory.ledger import Ledger
 from ..memory.wall import Wall
 from .author_need import AuthorNeed
 from .demand import split_demand_bytes
-from .exchange import ExchangeState, Generation
+from .exchange import ExchangeState
 from .extent import Extent, Ranges
 from .growth import Record, growing_input
 from .held import Holder, NoRoomToHold, decided
+from .reports import Capture, Figures, Fresh, Idle, Report, RoomWanted, SplitFailed, SplitShort, StageFinished
 from .routing import ByRange, from_text, to_text
 from .sampling import sample_boundaries
-from .splits import Splits, arrived
+from .splits import Planned, Splits, arrived, planned
 from .stages import ExchangeOutput, Plan, ReduceInput, ScanInput, SinkOutput, Stage
 from .work import POSITION_BITS, GivenUp, Outcome, Task, Workbench, position_bits, run_task
 
 FEED_WAIT_S = 0.5
 LEAST_SLICE_ROWS = 1024
-SMALL_BYTES = 1 << 20
-"""State of less than this is reduced in one split, to one part."""
-PARTITIONS_A_SPLIT = 8
 FULL_FOLD_BYTES = 32 << 20
 """Unfolded rows that are gathered where there is room. Twice as many take 4 % less cpu and 45 MiB more (ADR 13)."""
 ROWS_HELD_BYTES = 48 << 20
 """Rows of a join or a sort in memory before they are written."""
 STATE = "state"
 """The ledger's name for rows between stages."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageFinished:
-    """Every split of the stage is done; it ends with a checkpoint.
-
-    ``but``: why splits are left all the same: the right side of a join was let go, and its left is to be exchanged first.
-    """
-
-    stage: int
-    but: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RoomWanted:
-    """A split is ready and the ledger has no room for it while state is in memory: a checkpoint would make room."""
-
-    needed_bytes: int
-    state_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SplitShort:
-    """The wall stopped an allocation. The split was rolled back; no split starts until ``go_on``."""
-
-    task: str
-    tries: int
-    slice_rows: int
-    needed_bytes: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class SplitFailed:
-    """A split raised what trying again cannot mend."""
-
-    task: str
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """No split is running, after ``drain``."""
-
-
-Report = StageFinished | RoomWanted | SplitShort | SplitFailed | Idle
-
-
-@dataclass(slots=True)
-class Fresh:
-    """Finished since the last checkpoint."""
-
-    finished: list[int] = field(default_factory=list)
-    parts: list[tuple[int, Part]] = field(default_factory=list)
-    rows_in: int = 0
-    rows_out: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """What one checkpoint makes durable: references, taken in one step."""
-
-    stage: int
-    fresh: Fresh
-    generation: Generation | None
-    complete: bool
-    """The stage has no split left: the commit ends it."""
-    let_go: tuple[int, ...]
-    """Joins that hold their right side no more, by the stage of the left: an earlier stage has splits again."""
-    splits_done: int
-    """Of all stages, those in this capture included: what finishes while it is written is not saved by it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Where the work stands, for the forecast and for people."""
-
-    stage: int
-    kind: str
-    splits_done: int
-    splits_total: int
-    rows_in: int
-    rows_out: int
-    rows_total: int | None
-    running: int
-    state_bytes: int
-    held_bytes: int
-    """Right sides of joins."""
-    split_need_bytes: int
-    """Projected need of the largest split that is left in this stage."""
-    smallest_need_bytes: int
-    """The same, at the smallest slice."""
-    slices_fixed: bool
-    """The stage has an author's function, which gets the same batches whatever memory there is."""
-    raw_rows: int
-    folded_rows: int
-    folded_groups: int
 
 
 class Executor:
@@ -165,7 +63,7 @@ class Executor:
         self._extent = extent or Extent(state_dir)
         self.stages = tuple(stage for stage in plan.stages if self._extent.runs_here(stage))
         """Those of the plan that run in this process."""
-        self._planned: dict[int, _Planned] = {}
+        self._planned: dict[int, Planned] = {}
         self._state_dir = state_dir
         self._ledger = ledger
         self._post = post
@@ -220,7 +118,7 @@ class Executor:
             tasks = self._splits.of(stage, snapshot)
             left = self._splits.left(tasks, stage, snapshot)
             if left or not self._splits.is_over(stage, snapshot):
-                self._planned = {one.index: _planned(one, self._splits.of(one, snapshot)) for one in self.stages}
+                self._planned = {one.index: planned(one, self._splits.of(one, snapshot)) for one in self.stages}
                 self._enter(stage, snapshot, left, len(tasks), before)
                 return True
             before += len(tasks)
@@ -688,30 +586,3 @@ class Executor:
     def _rows_total(self) -> int | None:
         counts = [planned.rows for planned in self._planned.values()]
         return None if None in counts else sum(rows or 0 for rows in counts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """What is known of a stage's splits before they run. ``rows`` of the input, None where nobody knows."""
-
-    splits: int
-    rows: int | None
-
-
-def _planned(stage: Stage, tasks: Sequence[Task]) -> _Planned:
-    growing = any(isinstance(one, ScanInput) and isinstance(one.source, Growing) for one in stage.inputs)
-    reduced = sum(isinstance(one, ReduceInput) for one in stage.inputs)
-    counts = [task.rows for task in tasks]
-    rows = None if growing or None in counts else sum(count or 0 for count in counts)
-    return _Planned(max(len(tasks), reduced), rows)
-
-
-def reduce_groups(stored_bytes: int, partitions: int, shares: int = 1) -> list[list[int]]:
-    """Ranges of partitions, each one split and one part of the next stage: eight partitions each, all in one if there is little.
-
-    They depend on the plan, not on when checkpoints were written, so that parts have the same names in every run. They are
-    recorded when the stage ends, before they are used (law 10). With ``shares``
-    there are at least as many, if there are partitions enough.
-    """
-    width = partitions if stored_bytes < SMALL_BYTES else max(1, min(PARTITIONS_A_SPLIT, partitions // shares))
-    return [[start, min(start + width, partitions)] for start in range(0, partitions, width)]

@@ -9,10 +9,11 @@ exchanged then. Nothing here does I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..checkpoint import Intervals, Snapshot
 from ..io.source import Arrival, Growing
+from ..lazyclass import dataclass
 from .extent import Extent
 from .growth import growing_input
 from .join import JoinReducer
@@ -21,6 +22,9 @@ from .work import Task
 
 PROBE_SPLIT_BYTES = 8 << 20
 """Encoded input bytes of a split that is streamed past a held side and goes to a sink: one split is one part."""
+SMALL_BYTES = 1 << 20
+"""State of less than this is reduced in one split, to one part."""
+PARTITIONS_A_SPLIT = 8
 HELD = "held"
 """The fact that says of which joins the right side is held: by the stage of its left, true or false; nothing before it is decided."""
 
@@ -201,3 +205,30 @@ def arrived(stage: Stage, scan: ScanInput, arrival: Arrival, first: int) -> list
     """The tasks of one arrival, numbered from ``first``."""
     grown = replace(scan, splits=arrival.splits)
     return [Task(stage, first + index, grown, scan=index) for index in range(len(arrival.splits))]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is known of a stage's splits before they run. ``rows`` of the input, None where nobody knows."""
+
+    splits: int
+    rows: int | None
+
+
+def planned(stage: Stage, tasks: Sequence[Task]) -> Planned:
+    growing = any(isinstance(one, ScanInput) and isinstance(one.source, Growing) for one in stage.inputs)
+    reduced = sum(isinstance(one, ReduceInput) for one in stage.inputs)
+    counts = [task.rows for task in tasks]
+    rows = None if growing or None in counts else sum(count or 0 for count in counts)
+    return Planned(max(len(tasks), reduced), rows)
+
+
+def reduce_groups(stored_bytes: int, partitions: int, shares: int = 1) -> list[list[int]]:
+    """Ranges of partitions, each one split and one part of the next stage: eight partitions each, all in one if there is little.
+
+    They depend on the plan, not on when checkpoints were written, so that parts have the same names in every run. They are
+    recorded when the stage ends, before they are used (law 10). With ``shares``
+    there are at least as many, if there are partitions enough.
+    """
+    width = partitions if stored_bytes < SMALL_BYTES else max(1, min(PARTITIONS_A_SPLIT, partitions // shares))
+    return [[start, min(start + width, partitions)] for start in range(0, partitions, width)]

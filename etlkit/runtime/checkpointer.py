@@ -31,7 +31,9 @@ from ..checkpoint import (
 )
 from ..checkpoint.compaction import GaveWay, choose_compaction, compact
 from ..engine.exchange import Generation, drain_cell, drain_in_pieces, merge_runs
-from ..engine.executor import Capture, Executor, reduce_groups
+from ..engine.executor import Executor
+from ..engine.reports import Capture
+from ..engine.splits import reduce_groups
 from ..engine.stages import ExchangeOutput, ReduceInput, SinkOutput
 from ..errors import EtlkitError, FencedError, StateError
 from ..io.sink import Part, ShowsEarly, ShowsEmpty

@@ -19,9 +19,9 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ..checkpoint import Delta, Intervals, Phase, RunReader, RunRef, Snapshot, StageDelta, StateDir, open_store
-from ..engine.executor import reduce_groups
 from ..engine.extent import Extent, Ranges, rounds
 from ..engine.planner import lower
+from ..engine.splits import reduce_groups
 from ..engine.stages import ExchangeOutput, Plan, ReduceInput, SinkOutput, Stage
 from ..engine.work import Task
 from ..errors import ConfigError, EtlkitError, FencedError, StateError, error_for

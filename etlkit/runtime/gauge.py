@@ -16,7 +16,8 @@ from ..decide.events import Observed, ResizeMode
 from ..decide.policy import Policy
 from ..engine.demand import split_demand_bytes
 from ..engine.exchange import ExchangeState
-from ..engine.executor import ROWS_HELD_BYTES, STATE, Executor, Figures
+from ..engine.executor import ROWS_HELD_BYTES, STATE, Executor
+from ..engine.reports import Figures
 from ..engine.stages import ExchangeOutput, ScanInput
 from ..engine.widths import row_bytes
 from ..engine.work import Task

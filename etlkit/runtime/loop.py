@@ -18,7 +18,8 @@ from ..decide import events, instructions
 from ..decide.inflight import landed
 from ..decide.machine import initial, step
 from ..decide.policy import Policy
-from ..engine import executor as engine
+from ..engine import reports
+from ..engine.executor import Executor
 from ..errors import CorruptStateError, EtlkitError, FencedError
 from ..exits import Exit
 from ..lazyclass import dataclass
@@ -73,7 +74,7 @@ class Loop:
     def __init__(
         self,
         opened: Opened,
-        executor: engine.Executor,
+        executor: Executor,
         checkpointer: Checkpointer,
         gauge: Gauge,
         policy: Policy,
@@ -272,17 +273,17 @@ class Loop:
 
     def _take(self, event: object) -> None:
         match event:
-            case engine.StageFinished(stage, but):
+            case reports.StageFinished(stage, but):
                 kind = self.executor.plan.stages[stage].kind
                 said = f"the join of stage {stage} exchanges both sides from here on: {but}" if but else ""
                 self.checkpointer.request(Wanted(said or f"stage {stage} ({kind}) is finished", even_if_empty=True))
-            case engine.RoomWanted(needed, state):
+            case reports.RoomWanted(needed, state):
                 self._spill_for_room(needed, state)
-            case engine.SplitShort():
+            case reports.SplitShort():
                 self._short(event)
-            case engine.SplitFailed(task, error):
+            case reports.SplitFailed(task, error):
                 self._failed(task, error)
-            case engine.Idle():
+            case reports.Idle():
                 self._step(events.Drained(now_s()))
             case saving.Written():
                 self._written(event)
@@ -344,7 +345,7 @@ class Loop:
         if self.executor.wants_room and self.ended is None:
             self._spill_for_room(*self._room_asked)
 
-    def _short(self, event: engine.SplitShort) -> None:
+    def _short(self, event: reports.SplitShort) -> None:
         self.emit(
             "allocation_failed", split=event.task, tries=event.tries, slice_rows=event.slice_rows, error=event.error
         )

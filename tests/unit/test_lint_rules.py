@@ -151,7 +151,7 @@ BREAKS: list[tuple[str, str, Level, Callable[[Docs], None]]] = [
     ("restart", "own-processes", WARN, job(f"{POD}/shareProcessNamespace", True)),
     ("restart", "probes", WARN, job(f"{ETL}/livenessProbe", {"exec": {"command": ["true"]}})),
     ("restart", "state", FAIL, env("ETLKIT_STATE", None)),
-    ("restart", "state", FAIL, env("ETLKIT_STATE", "/work/state")),
+    ("restart", "state", FAIL, env("ETLKIT_STATE", "/scratch/state")),
     ("restart", "state", FAIL, env("ETLKIT_STATE", "/tmp/state")),
     ("restart", "state", FAIL, volume(0, {"name": "data", "ephemeral": {"volumeClaimTemplate": {}}})),
     ("restart", "state", WARN, volume(0, {"name": "data", "hostPath": {"path": "/srv"}})),

@@ -18,7 +18,8 @@ from etlkit.decide.events import AllocationFailed, Observed, Started, Terminatin
 from etlkit.decide.instructions import SetSliceRows, SetWorkers
 from etlkit.decide.machine import initial, step, validate
 from etlkit.decide.policy import Policy
-from etlkit.engine import executor as engine
+from etlkit.engine import reports
+from etlkit.engine.executor import Executor
 from etlkit.engine.planner import lower
 from etlkit.engine.stages import Stage
 from etlkit.memory import Ledger
@@ -66,7 +67,7 @@ def running(tmp_path: Path):
     state_dir = StateDir.open(open_store(str(tmp_path / "state")))
     snapshot = state_dir.begin("r", {}, {"ended": {}})
     said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    executor = engine.Executor(plan, state_dir, snapshot, Ledger(None), said.put, workers=1, slice_rows=ROWS)
+    executor = Executor(plan, state_dir, snapshot, Ledger(None), said.put, workers=1, slice_rows=ROWS)
     executor.start()
     assert executor.begin(snapshot)
     assert entered.wait(30)
@@ -79,10 +80,10 @@ def test_it_is_tried_again_and_no_other_split_begins(running):
     executor, said = running
     executor.drain()
     proceed.set()
-    assert isinstance(said.get(timeout=30), engine.SplitShort)
+    assert isinstance(said.get(timeout=30), reports.SplitShort)
     assert said.empty(), "it is not idle yet: that split goes on"
     executor.go_on()
-    assert isinstance(said.get(timeout=30), engine.Idle)
+    assert isinstance(said.get(timeout=30), reports.Idle)
     assert executor.figures().splits_done == 1 and len(slices) >= 2
 
 
@@ -90,9 +91,9 @@ def test_past_the_deadline_it_is_given_up(running):
     executor, said = running
     executor.drain()
     proceed.set()
-    assert isinstance(said.get(timeout=30), engine.SplitShort)
+    assert isinstance(said.get(timeout=30), reports.SplitShort)
     executor.give_up()
-    assert isinstance(said.get(timeout=30), engine.Idle)
+    assert isinstance(said.get(timeout=30), reports.Idle)
     assert executor.figures().splits_done == 0
 
 
