@@ -14,7 +14,7 @@ from ..checkpoint import RunRef
 from .join import OUT_ROWS
 from .stages import ExchangeOutput, ScanInput
 from .widths import row_bytes
-from .work import ROUTE_ROWS, Task
+from .work import FUSED_SLICES, ROUTE_ROWS, Task
 
 FORMS = 3
 """A batch exists about three times at once: decoded, masked, projected."""
@@ -54,7 +54,8 @@ def _reading(task: Task, slice_rows: int, runs: Mapping[int, tuple[RunRef, ...]]
             if scan.columns is None
             else row_bytes(pa.schema([schema.field(name) for name in scan.columns]))
         )
-        decoded = min(slice_rows * width, split.decoded_bytes or slice_rows * width)
+        slice_bytes = (slice_rows if scan.fused is None else FUSED_SLICES * slice_rows) * width
+        decoded = min(slice_bytes, split.decoded_bytes or slice_bytes)
         rows = split.rows if split.rows is not None else split.decoded_bytes // max(1, width)
         return split.unit_bytes + FORMS * decoded, rows
     if task.probes:

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import EtlkitError
+from ..io.batches import as_plain
 from ..lazyclass import dataclass
 from ..plan.binding import Together, bind, bind_together
+from ..plan.decimals import narrow
 from ..plan.expr import Call, Column, Expr, col
 from .aggregate import AggregatePlan
 from .physical import Convert, count_up
@@ -49,6 +51,10 @@ class Fused:
     """Of the source, that ``wanted`` reads."""
     steps: tuple[Step, ...]
     """The same, one after the other."""
+    schema: pa.Schema
+    """What ``steps`` take."""
+    short: frozenset[str]
+    """Decimals that are asked for as whole numbers only, so that they may come as decimal64."""
 
     def apply(self, batch: pa.RecordBatch, position: int, wide: set[int]) -> Kept:
         """``wide``: columns that were seen to need 64 bits; it learns."""
@@ -81,6 +87,7 @@ class Fused:
         return Kept(pa.RecordBatch.from_arrays(arrays, names=plan.raw_schema.names), mask, kept)
 
     def _step_by_step(self, batch: pa.RecordBatch, position: int) -> Kept:
+        batch = as_plain(batch, self.schema)
         for step in self.steps:
             batch = step.apply(batch)
         return Kept(self.plan.prepare(batch, position), None, batch.num_rows)
@@ -116,7 +123,20 @@ def fuse(ops: Sequence[Op], steps: tuple[Step, ...], schema: pa.Schema, plan: Ag
     read = frozenset().union(*(expr.columns() for expr in wanted))
     columns = tuple(name for name in schema.names if name in read)
     predicate = bind_together([reduce(_both, filters)], schema) if filters else None
-    return Fused(plan, predicate, together, forms, columns, steps)
+    short_columns = _only_narrow((together,) if predicate is None else (predicate, together))
+    return Fused(plan, predicate, together, forms, columns, steps, schema, short_columns)
+
+
+def _only_narrow(programs: Sequence[Together]) -> frozenset[str]:
+    """Columns of which nothing but the unscaled values is read."""
+    narrowed: set[str] = set()
+    otherwise: set[str] = set()
+    for step in (step for program in programs for step in program.steps):
+        if step.takes_batch:
+            otherwise |= step.expr.columns()
+        elif step.column is not None:
+            (narrowed if step.run is narrow else otherwise).add(step.column)
+    return frozenset(narrowed - otherwise)
 
 
 def _both(left: Expr, right: Expr) -> Expr:
@@ -127,8 +147,9 @@ def _narrowed(array: pa.Array, at: int, wide: set[int]) -> pa.Array:
     """Half as wide, where every value allows it: half of what is moved, held and grouped."""
     if array.type != pa.int64() or at in wide:
         return array
-    try:
-        return array.cast(_HALF)
-    except pa.ArrowInvalid:
+    ends = pc.min_max(array)  # with a cast that does not look, half of what one takes that does
+    low, high = ends["min"].as_py(), ends["max"].as_py()
+    if low is not None and not -(2**31) <= low <= high < 2**31:
         wide.add(at)
         return array
+    return array.cast(_HALF, safe=False)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from ..errors import PlanError
 from ..io.formats import open_sink, open_source
 from ..io.sink import Sink, TakesDictionaries
-from ..io.source import Growing, KnowsRanges, KnowsRepetition, Source
+from ..io.source import Growing, KnowsRanges, KnowsRepetition, KnowsShortDecimals, Source
 from ..io.watch import WatchSource, same_folder
 from ..lazyclass import dataclass
 from ..plan import nodes
@@ -427,7 +427,11 @@ def _fused(one: ScanInput | ReduceInput, ops: Sequence[Op], plan: AggregatePlan)
     if not isinstance(one, ScanInput):
         return one
     schema = one.source.schema if one.columns is None else pa.schema([one.source.schema.field(n) for n in one.columns])
-    return replace(one, fused=fuse(ops, one.steps, schema, plan))
+    fused = fuse(ops, one.steps, schema, plan)
+    source = one.source
+    if fused is not None and fused.short and isinstance(source, KnowsShortDecimals):
+        source = source.in_short_decimals(fused.short)
+    return replace(one, source=source, fused=fused)
 
 
 def _known_bytes(inputs: Sequence[ScanInput | ReduceInput], raw: pa.Schema) -> int | None:

@@ -34,8 +34,10 @@ CUT_AGAIN_BYTES = 32 << 20
 MOST_PIECES = 256
 POSITION_BITS = 40
 """Of a row's position for its number in its split, if nothing better is known; the bits above are the split's."""
-ROUTE_ROWS = 131_072
-"""Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker."""
+ROUTE_ROWS = 98_304
+"""Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker. Below a row group of 112,000."""
+FUSED_SLICES = 2
+"""So many slices are read at once where a scan ends in a group-by: its columns are few and narrow, and each batch has its price."""
 WRITE_ROOM_BYTES = 4 << 20
 COUNT_BYTES = 256 << 20
 """So much of a text file is read again to say which rows an author's function was given."""
@@ -349,7 +351,7 @@ def _raw_rows(
             position += batch.num_rows
         return
     wide = bench.wide.setdefault(task.stage.index, set())
-    for batch in _scan(task.input, task, slice_rows, outcome, seen):  # type: ignore[arg-type]
+    for batch in _scan(task.input, task, FUSED_SLICES * slice_rows, outcome, seen):  # type: ignore[arg-type]
         if bench.giving_up.is_set():
             raise GivenUp
         kept = fused.apply(batch, position, wide)

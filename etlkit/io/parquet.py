@@ -34,6 +34,7 @@ from .batches import (
 from .hive import folder_columns, folder_scalars, with_constants
 from .parquet_facts import READ_BUFFER_BYTES, byte_range, column_leaves, few_values, integer_range, row_group_facts
 from .parquet_prune import bounds_of, excluded, excluded_by_folder
+from .parquet_short import short_footer, shortened
 from .paths import REMOTE_READ_BYTES, drop_behind, expand, local_path, open_input
 from .source import FileRecord, Segment, Split
 
@@ -71,7 +72,7 @@ class ParquetSource:
     """Rows of Parquet files. ``schema`` is what to do where files differ: "strict" refuses, "union" takes all columns
     and fills with null, "first" takes the first file's columns. Nothing is read before it is asked for."""
 
-    __slots__ = ("_dictionaries", "_known", "mode", "paths")
+    __slots__ = ("_dictionaries", "_known", "_short", "_short_footers", "mode", "paths")
 
     def __init__(self, paths: Sequence[str], schema: SchemaMode = "strict") -> None:
         if schema not in SCHEMA_MODES:
@@ -80,6 +81,9 @@ class ParquetSource:
         self.mode = schema
         self._known = _Known()
         self._dictionaries: frozenset[str] = frozenset()
+        self._short: frozenset[str] = frozenset()
+        self._short_footers: dict[int, Any] = {}
+        """By file: the footer by which those columns are read as decimal64; None where there is none."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -98,8 +102,14 @@ class ParquetSource:
         return frozenset(name for name in strings if few_values(footer.metadata, leaves[name][0][0]))
 
     def in_dictionaries(self, columns: frozenset[str]) -> ParquetSource:
+        return self._again(columns, self._short)
+
+    def in_short_decimals(self, columns: frozenset[str]) -> ParquetSource:
+        return self._again(self._dictionaries, columns)
+
+    def _again(self, dictionaries: frozenset[str], short: frozenset[str]) -> ParquetSource:
         made = ParquetSource(self.paths, self.mode)
-        made._known, made._dictionaries = self._known, columns
+        made._known, made._dictionaries, made._short = self._known, dictionaries, short
         return made
 
     @property
@@ -209,12 +219,17 @@ class ParquetSource:
         self, split: Split, columns: Sequence[str] | None, predicate: Expr | None, batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
         """Batches of exactly ``batch_rows`` rows, but for the last of each row group; none crosses a row group."""
-        schema = cut(self.schema, columns)
+        whole = cut(self.schema, columns)
         for segment in split.segments:
             file = self.inventory()[segment.file]
-            constants = {name: value for name, value in self._constants(file).items() if name in schema.names}
-            with _opened(file, self._kept_footer(segment.file), self._dictionaries) as (opened, parquet):
-                self._keep_footer(segment.file, _footer(parquet, file))
+            constants = {name: value for name, value in self._constants(file).items() if name in whole.names}
+            kept = self._kept_footer(segment.file)
+            schema, metadata = whole, None if kept is None else kept.metadata
+            if self._short:
+                schema, metadata = self._shortened(segment.file, whole)
+            with _opened(file, metadata, self._dictionaries) as (opened, parquet):
+                if not self._short:
+                    self._keep_footer(segment.file, _footer(parquet, file))
                 if segment.stop > parquet.num_row_groups:
                     raise InputError(
                         f"has {parquet.num_row_groups} row groups, the plan counts on {segment.stop}",
@@ -230,9 +245,25 @@ class ParquetSource:
                     else:
                         count = parquet.metadata.row_group(group).num_rows
                         raw = (empty_batch(min(batch_rows, count - at)) for at in range(0, count, batch_rows))
-                    whole = (with_constants(conform(batch, schema, place), constants) for batch in raw)
-                    yield from rebatch(whole, batch_rows)
+                    done = (with_constants(conform(batch, schema, place), constants) for batch in raw)
+                    yield from rebatch(done, batch_rows)
                     drop_behind(opened, file, *byte_range(parquet.metadata, group))
+
+    def _shortened(self, index: int, schema: pa.Schema) -> tuple[pa.Schema, Any]:
+        """What one file is read as, and by which footer."""
+        footer = self._footer(index)
+        # Where a file's own type is another one than is asked for, it is cast as ever.
+        alike = [f.name for f in schema if f.name in self._short and f.name in footer.schema.names]
+        alike = [name for name in alike if footer.schema.field(name).type == schema.field(name).type]
+        if not alike:
+            return schema, footer.metadata
+        with self._known.lock:
+            if index not in self._short_footers:
+                self._short_footers[index] = short_footer(footer.metadata, alike)
+                while len(self._short_footers) > _KEPT_FOOTERS:
+                    self._short_footers.pop(next(iter(self._short_footers)))
+            short = self._short_footers[index]
+        return (schema, footer.metadata) if short is None else (shortened(schema, alike), short)
 
     def _kept_footer(self, index: int) -> _Footer | None:
         with self._known.lock:
@@ -272,14 +303,14 @@ def _footer(parquet: pq.ParquetFile, file: FileRecord) -> _Footer:
 
 @contextmanager
 def _opened(
-    file: FileRecord, footer: _Footer | None, dictionaries: Iterable[str]
+    file: FileRecord, metadata: Any, dictionaries: Iterable[str]
 ) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
     opened = open_input(file)
     try:
         try:
             parquet = pq.ParquetFile(
                 opened,
-                metadata=None if footer is None else footer.metadata,
+                metadata=metadata,
                 read_dictionary=list(dictionaries),
                 memory_map=False,
                 pre_buffer=False,

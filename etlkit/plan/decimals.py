@@ -103,6 +103,8 @@ def relabel(value: Datum, kind: pa.DataType) -> Datum:
 def narrow(array: pa.Array) -> pa.Array:
     """The unscaled values as int64. ``ArrowInvalid`` if one does not fit; never asked of a type of up to 18 digits."""
     kind = array.type
+    if pa.types.is_decimal64(kind):
+        return pa.Array.from_buffers(pa.int64(), len(array), array.buffers(), array.null_count, array.offset)
     if kind.precision > NARROW_DIGITS:
         array = array.cast(pa.decimal128(NARROW_DIGITS, kind.scale))
     elif not pa.types.is_decimal128(kind):

@@ -110,6 +110,7 @@ def _child(request: dict[str, Any], writer: int) -> None:
 
 def _run(request: dict[str, Any], answer: dict[str, Any]) -> int:
     from etlkit.engine import executor, held, join, planner, reducers, splits, work
+    from etlkit.io import parquet_short
     from etlkit.runtime import checkpointer
     from etlkit.runtime.api import run
     from etlkit.testing import crashpoints
@@ -127,7 +128,7 @@ def _run(request: dict[str, Any], answer: dict[str, Any]) -> int:
     if request.get("tight"):
         for room, name, value in (
             (work, "CUT_AGAIN_BYTES", TIGHT_BYTES), (join, "BLOCK_BYTES", TIGHT_BYTES), (reducers, "MERGE_ROWS", 500),
-            (join, "CHUNK_ROWS", 700), (join, "OUT_ROWS", 900),
+            (join, "CHUNK_ROWS", 700), (join, "OUT_ROWS", 900), (parquet_short, "LEAST_ROWS", 0),
         ):  # fmt: skip
             setattr(room, name, value)
     kill = request.get("kill", "")

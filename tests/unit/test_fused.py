@@ -12,8 +12,15 @@ import etlkit as ek
 from etlkit.engine.fused import Fused, Kept
 from etlkit.engine.packing import together
 from etlkit.engine.planner import lower
+from etlkit.io import parquet_short
 
 ROWS = 1000
+
+
+@pytest.fixture(autouse=True, params=["short", "long"])
+def _decimals(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a file so small come in 16 bytes otherwise."""
+    monkeypatch.setattr(parquet_short, "LEAST_ROWS", 0 if request.param == "short" else ROWS + 1)
 
 
 def table(**more: pa.Array) -> pa.Table:
@@ -86,6 +93,26 @@ def test_groups_are_those_of_going_step_by_step(tmp_path, steps) -> None:
 def test_decimals_that_fit_travel_in_32_bits(tmp_path) -> None:
     fused, batch = scan(tmp_path, table(), STEPS["sum alone"])
     assert set(fused.apply(batch, 0, set()).batch.schema.types) == {pa.int32()}
+
+
+def test_only_decimals_that_are_read_as_whole_numbers_come_short(tmp_path) -> None:
+    fused, batch = scan(tmp_path, table(), lambda p: STEPS["sum alone"](p.filter(ek.col("price") < 9)))
+    assert fused.short == {"price", "off"}
+    short = parquet_short.LEAST_ROWS == 0
+    assert batch.schema.field("off").type == (pa.decimal64(15, 2) if short else pa.decimal128(15, 2))
+    for other in (
+        ek.when(ek.col("price") > 1).then(ek.col("off")).otherwise(None),
+        ek.col("off") / 3,
+        ek.fn.abs(ek.col("off")),
+    ):
+        fused, batch = scan(
+            tmp_path,
+            table(),
+            lambda p, other=other: p.filter(ek.col("price") > 9).with_columns(o=other).group_by("k").agg(o=ek.max("o")),
+        )
+        assert "off" not in fused.short
+        assert batch.schema.field("off").type == pa.decimal128(15, 2)
+        assert groups(fused, fused._at_once(batch, 0, set())) == groups(fused, fused._step_by_step(batch, 0))
 
 
 def test_a_filter_guards_what_comes_after_it(tmp_path) -> None:

@@ -83,6 +83,8 @@ def test_a_string_hashes_alike_wherever_it_lies(values: list[str | None], data: 
     whole = row_hashes([array]).to_pylist()
     start = data.draw(st.integers(0, len(values)))
     assert row_hashes([array.slice(start)]).to_pylist() == whole[start:]
+    many = pa.concat_arrays([array] * 70)  # more than are hashed one by one
+    assert row_hashes([many.slice(start)]).to_pylist()[: len(values)] == (whole[start:] + whole)[: len(values)]
     assert [hashes([value], pa.string())[0] for value in values] == whole
     assert len(set(whole)) == len(set(values))
 
