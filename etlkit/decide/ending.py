@@ -176,7 +176,10 @@ def give_up(state: State, event: AllocationFailed, policy: Policy) -> Step:
     if seen is not None and limit_bytes is not None and seen.splits_done > 0:
         # Without a finished split, starting again would only repeat this.
         fresh_bytes = max(seen.floor_bytes, event.needed_bytes)
-        if seen.used_bytes > LEAK * fresh_bytes and fresh_bytes <= policy.critical * limit_bytes:
+        most_bytes = policy.critical * limit_bytes
+        # Room that is there and yet cannot be had: the heap is in pieces.
+        in_pieces = seen.used_bytes + event.needed_bytes <= most_bytes
+        if fresh_bytes <= most_bytes and (in_pieces or seen.used_bytes > LEAK * fresh_bytes):
             fresh = format_bytes(fresh_bytes)
             return stop(state, Exit.AGAIN, f"{words}; a fresh process needs only {fresh}, so this one starts again")
     who = _who(state, size, hindrance, policy)

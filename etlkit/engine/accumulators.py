@@ -93,7 +93,7 @@ def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
         return column
     if column.num_chunks == 1:
         return column.chunk(0)
-    return pa.array([], column.type) if column.num_chunks == 0 else pa.concat_arrays(column.chunks)
+    return pa.nulls(0, column.type) if column.num_chunks == 0 else pa.concat_arrays(column.chunks)
 
 
 @dataclass(frozen=True)

@@ -59,17 +59,14 @@ class JoinReducer:
         if self.how in ("semi", "anti"):
             yield from self._half(sides)
             return
+        left_alone = self.how in ("left", "outer")
         met: list[pa.Array] = []
-        blocks = _blocks(sides[1](), self.right)
-        block: pa.Table | None = next(blocks)
-        following = next(blocks, None)
-        if following is None:
-            yield from self._block(sides[0], block, "left outer" if self.how in ("left", "outer") else "inner", met)
-            return
-        while block is not None:
-            yield from self._block(sides[0], block, "inner", met)
-            block, following = following, next(blocks, None)
-        if self.how in ("left", "outer"):
+        for block, last in _blocks(sides[1](), self.right):
+            keep_all = left_alone and last and not met
+            yield from self._block(sides[0], block, met if left_alone and not keep_all else None, keep_all)
+            if keep_all:
+                return
+        if left_alone:
             yield from self._left_alone(sides[0], met)
 
     @property
@@ -91,10 +88,11 @@ class JoinReducer:
         chunk = pa.Table.from_batches([batch])
         keys = _key_arrays(chunk, self.left, self._kinds())
         if self.how in ("semi", "anti"):
-            met = block.matches.pairs(keys, keep_all=True)[1].is_valid()
+            met = block.matches.meet(keys).somebody
             yield from self._rows(chunk.filter(met if self.how == "semi" else pc.invert(met)), None)
         else:
-            yield from self._paired(chunk, block.rows, *block.matches.pairs(keys, keep_all=self.how == "left"))
+            for pairs in block.matches.meet(keys).pairs(keep_all=self.how == "left"):
+                yield from self._paired(chunk, block.rows, *pairs)
 
     def _kinds(self) -> list[pa.DataType]:
         return [kind for _, _, kind in self.keys]
@@ -115,24 +113,28 @@ class JoinReducer:
             kept = probe.join(build, build.column_names, join_type=f"left {self.how}", use_threads=False)
             yield from self._rows(chunk.take(_in_order(kept[_LEFT])), None)
 
-    def _block(self, left: Side, right: pa.Table, how: str, met: list[pa.Array]) -> Iterator[pa.RecordBatch]:
-        """All of the left past one block of the right. ``met``: numbers of left rows that found somebody, added to."""
+    def _block(
+        self, left: Side, right: pa.Table, met: list[pa.Array] | None, keep_all: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """All of the left past one block of the right. ``met``: for each chunk of the left who found somebody so far, brought up
+        to date; ``keep_all``: there is no other block, so whoever finds nobody is told at once."""
         kinds = self._kinds()
         matches = Matches(_key_arrays(right, self.right, kinds))
-        found: list[pa.Array] = []
-        start = 0
-        for chunk in _chunks(left(), self.left):
-            mine, theirs = matches.pairs(_key_arrays(chunk, self.left, kinds), keep_all=how == "left outer")
-            if self.how in ("right", "outer"):
-                found.append(pc.unique(theirs.drop_null()))
-            if self.how in ("left", "outer") and how == "inner":
-                met.append(
-                    pc.add(count_up(chunk.num_rows) if mine is None else pc.unique(mine).cast(pa.int64()), start)
-                )
-            start += chunk.num_rows
-            yield from self._paired(chunk, right, mine, theirs)
+        found: pa.Array | None = None
+        for number, chunk in enumerate(_chunks(left(), self.left)):
+            here = matches.meet(_key_arrays(chunk, self.left, kinds))
+            if met is not None:
+                known = met[number : number + 1]
+                met[number : number + 1] = [pc.or_(known[0], here.somebody) if known else here.somebody]
+            for mine, theirs in here.pairs(keep_all=keep_all):
+                if self.how in ("right", "outer"):
+                    new = pc.unique(theirs.drop_null())
+                    found = new if found is None else pc.unique(pa.concat_arrays([found, new]))
+                yield from self._paired(chunk, right, mine, theirs)
         if self.how in ("right", "outer"):
-            alone = _without(count_up(right.num_rows), found)
+            alone = count_up(right.num_rows)
+            if found is not None:
+                alone = alone.filter(pc.invert(pc.is_in(alone, found.cast(alone.type))))
             if len(alone):
                 yield from self._rows(None, right.take(alone))
 
@@ -143,13 +145,11 @@ class JoinReducer:
             some = left.slice(at, OUT_ROWS) if mine is None else left.take(mine.slice(at, OUT_ROWS))
             yield from self._rows(some, right.take(theirs.slice(at, OUT_ROWS)))
 
-    def _left_alone(self, left: Side, met: list[pa.Array]) -> Iterator[pa.RecordBatch]:
-        start = 0
-        for chunk in _chunks(left(), self.left):
-            alone = _without(pc.add(count_up(chunk.num_rows), start), met)
-            if len(alone):
-                yield from self._rows(chunk.take(pc.subtract(alone, start)), None)
-            start += chunk.num_rows
+    def _left_alone(self, left: Side, met: Sequence[pa.Array]) -> Iterator[pa.RecordBatch]:
+        for number, chunk in enumerate(_chunks(left(), self.left)):
+            alone = chunk.filter(pc.invert(met[number]))
+            if alone.num_rows:
+                yield from self._rows(alone, None)
 
     def _rows(self, left: pa.Table | None, right: pa.Table | None) -> Iterator[pa.RecordBatch]:
         some = left if left is not None else right
@@ -315,24 +315,24 @@ def _chunks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
         yield pa.Table.from_batches([together(gathered, schema)])
 
 
-def _blocks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The right side in pieces that can be held: usually one, also if it is empty. Rows of one key are cut here too, which no
-    hash can part."""
+def _blocks(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[tuple[pa.Table, bool]]:
+    """The right side in pieces that can be held, and whether it is the last: usually one, also if it is empty. Rows of one key are
+    cut here too, which no hash can part, and batches: a run has all rows of a partition in one."""
     gathered: list[pa.RecordBatch] = []
-    held, a_row = 0, row_bytes(schema)
+    held, least = 0, row_bytes(schema)
     for batch in batches:
-        if held >= BLOCK_BYTES:
-            yield pa.Table.from_batches([together(gathered, schema)])
-            gathered, held = [], 0
-        gathered.append(batch)
-        held += batch.num_rows * a_row
-    yield pa.Table.from_batches([together(gathered, schema)])
-
-
-def _without(numbers: pa.Array, met: Sequence[pa.Array]) -> pa.Array:
-    if not met:
-        return numbers
-    return numbers.filter(pc.invert(pc.is_in(numbers, pa.concat_arrays(met))))
+        a_row = max(least, batch.nbytes // max(1, batch.num_rows))
+        step = max(1, BLOCK_BYTES // 4 // a_row)
+        for start in range(0, batch.num_rows, step):
+            if held >= BLOCK_BYTES:
+                block = pa.Table.from_batches([together(gathered, schema)])
+                gathered, held = [], 0
+                yield block, False
+            gathered.append(batch.slice(start, step))
+            held += gathered[-1].num_rows * a_row
+    block = pa.Table.from_batches([together(gathered, schema)])
+    gathered.clear()
+    yield block, True
 
 
 def _in_order(numbers: pa.ChunkedArray) -> pa.Array:

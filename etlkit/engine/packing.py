@@ -49,7 +49,7 @@ def together(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordB
     if len(batches) == 1:
         return batches[0]
     if not batches:
-        return pa.RecordBatch.from_arrays([pa.array([], kind) for kind in schema.types], schema=schema)
+        return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
     arrays = [_concatenated([batch.column(at) for batch in batches], schema.types[at]) for at in range(len(schema))]
     return pa.RecordBatch.from_arrays(arrays, names=schema.names)
 

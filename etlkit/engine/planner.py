@@ -197,7 +197,13 @@ class _Lowering:
 
     # ── stage boundaries ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _group(self, streams: list[_Stream], keys: tuple[str, ...], aggregates: dict[str, Aggregate]) -> _Stream:
+    def _group(
+        self,
+        streams: list[_Stream],
+        keys: tuple[str, ...],
+        aggregates: dict[str, Aggregate],
+        partition_bytes: int = PARTITION_BYTES,
+    ) -> _Stream:
         schema = streams[0].schema
         self._known(keys, schema.names, "group_by")
         full = plan_aggregates(keys, aggregates, schema)
@@ -205,7 +211,8 @@ class _Lowering:
         two = two_groupings(keys, aggregates, inputs, full.schema)
         if two is not None:
             streams = [self._with(stream, ProjectOp(two.below)) for stream in streams]
-            values = self._group(streams, (*keys, two.value), two.parts)
+            # Most rows are a group of their own, and its state is wider than the row.
+            values = self._group(streams, (*keys, two.value), two.parts, PARTITION_BYTES // 2)
             return self._with(self._group([values], keys, two.wholes), ProjectOp(two.result))
 
         def build(wanted: Sequence[str] | None) -> _Met:
@@ -214,7 +221,7 @@ class _Lowering:
             needed = sorted(set().union(*(expr.columns() for _, expr in private.inputs)), key=schema.names.index)
             inputs = self._inputs(streams, needed, EXCHANGE_SPLIT_BYTES, encoded=True)
             combiner = plan_aggregates(keys, asked, inputs[0].schema)
-            partitions = self._partitions(inputs, combiner.raw_schema) if keys else 1
+            partitions = self._partitions(inputs, combiner.raw_schema, partition_bytes) if keys else 1
             output = ExchangeOutput(combiner, ByHash(len(keys)), partitions, _groups_at_most(streams, keys))
             inputs = [_fused(one, stream.ops, combiner) for one, stream in zip(inputs, streams, strict=True)]
             index = self._stage("group", inputs, output, combiner.partial_schema)
@@ -241,7 +248,7 @@ class _Lowering:
         self._known(keys, streams[0].schema.names, "sort")
         for key in keys:
             kind = streams[0].schema.field(key).type
-            if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+            if pa.types.is_nested(kind) or pa.types.is_interval(kind) or isinstance(kind, pa.BaseExtensionType):
                 raise PlanError(f"sort: '{key}' is {kind}, which has no order", "sort by one of its parts, or cast it")
         return self._in_order(streams, "sort", keys, descending, limit)
 
@@ -308,8 +315,10 @@ class _Lowering:
 
         return _Stream(build, shape.schema, (), shape.schema)
 
-    def _partitions(self, inputs: Sequence[ScanInput | ReduceInput], raw: pa.Schema) -> int:
-        """A power of two, so that a partition of everything, not folded at all, stays near PARTITION_BYTES."""
+    def _partitions(
+        self, inputs: Sequence[ScanInput | ReduceInput], raw: pa.Schema, partition_bytes: int = PARTITION_BYTES
+    ) -> int:
+        """A power of two, so that a partition of everything, not folded at all, stays near ``partition_bytes``."""
         rows = sum(split.rows or 0 for one in inputs if isinstance(one, ScanInput) for split in one.splits)
         unknown = any(
             not isinstance(one, ScanInput)
@@ -319,7 +328,7 @@ class _Lowering:
         )
         if unknown:
             return 64
-        needed = max(1, rows * row_bytes(raw) // PARTITION_BYTES)
+        needed = max(1, rows * row_bytes(raw) // partition_bytes)
         return min(MAX_PARTITIONS, max(MIN_PARTITIONS, 1 << (needed - 1).bit_length()))
 
     def end(self, end: nodes.End) -> None:

@@ -273,5 +273,5 @@ def _columnless(rows: int) -> pa.RecordBatch:
 
 def _single(table: pa.Table) -> pa.RecordBatch:
     table = table.combine_chunks()
-    arrays = [column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in table.columns]
+    arrays = [column.chunk(0) if column.num_chunks else pa.nulls(0, column.type) for column in table.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)

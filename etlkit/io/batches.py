@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import InputError
 
@@ -20,11 +21,14 @@ SCHEMA_MODES: tuple[str, ...] = get_args(SchemaMode)
 
 
 def normal_type(kind: pa.DataType) -> pa.DataType:
-    """``string_view`` is ``string``, ``binary_view`` is ``binary``, at any depth; nested fields are nullable."""
+    """``string_view`` is ``string``, ``binary_view`` is ``binary``, a decimal of 32 or 64 bits one of 128, for which pyarrow has its
+    kernels; at any depth. Nested fields are nullable."""
     if kind == pa.string_view():
         return pa.string()
     if kind == pa.binary_view():
         return pa.binary()
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(field.name, normal_type(field.type)) for field in kind])
     if pa.types.is_map(kind):
@@ -104,6 +108,8 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, place: str) -> pa.RecordBa
         array = pa.nulls(batch.num_rows, field.type) if index < 0 else batch.column(index)
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
+        if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
+            array = _as_list(array)
         if array.type != field.type:
             try:
                 array = as_dictionary(array) if field.type == IN_DICTIONARY else array.cast(field.type)
@@ -113,6 +119,14 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, place: str) -> pa.RecordBa
                 ) from error
         arrays.append(array)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _as_list(views: pa.Array) -> pa.Array:
+    """A list view as a list: pyarrow's own cast makes an array that is not valid."""
+    made = pa.LargeListArray if pa.types.is_large_list_view(views.type) else pa.ListArray
+    offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(views), 0))
+    offsets = pa.concat_arrays([pa.array([0], offsets.type), offsets])
+    return made.from_arrays(offsets, views.flatten(), mask=views.is_null())
 
 
 def as_dictionary(array: pa.Array) -> pa.Array:

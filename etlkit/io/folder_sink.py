@@ -158,12 +158,23 @@ class FolderSink(ABC):
         sync_above(staging)
         reach("sink.prepared")
 
+    def cannot_hold(self, kind: pa.DataType) -> bool:
+        """Whether the format has no such type."""
+        return bool(pa.types.is_interval(kind))
+
     def stage(self, split: int, epoch: int, schema: pa.Schema) -> StagedPart:
         for name in self.partition_by:
             if schema.get_field_index(name) < 0:
                 raise ConfigError(f"partition_by: no column '{name}'", f"the columns are {', '.join(schema.names)}")
-            if pa.types.is_nested(schema.field(name).type):
+            kind = schema.field(name).type
+            if pa.types.is_nested(kind) or pa.types.is_interval(kind):
                 raise ConfigError(f"partition_by: '{name}' is a {schema.field(name).type}", "name plain columns")
+        for one in schema:
+            if self.cannot_hold(one.type):
+                raise ConfigError(
+                    f"write_{self.format}: column '{one.name}' is a {one.type}, which {self.format} files cannot hold",
+                    "explode, cast or drop it, or write another format",
+                )
         if self.partition_by and len(self.partition_by) == len(schema.names):
             raise ConfigError("partition_by names every column", "leave a column for the files to hold")
         number = f"part-{split:05d}"

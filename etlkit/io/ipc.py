@@ -183,6 +183,9 @@ class IpcSink(FolderSink):
             raise ConfigError(f"compression={compression!r} is not known", f"one of {', '.join(COMPRESSIONS)}")
         self.compression = compression
 
+    def cannot_hold(self, kind: pa.DataType) -> bool:
+        return False
+
     def options(self) -> dict[str, object]:
         return {"compression": self.compression}
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import EtlkitError
+from ..errors import EtlkitError, InputError
 from ..lazyclass import dataclass
 from ..testing.crashpoints import reach
 from .part_file import PartFile, sync_folder
@@ -101,7 +101,7 @@ class StagedFiles:
 
     def write_empty(self, schema: pa.Schema) -> None:
         """A file without rows, in no partition's folder."""
-        first = pa.RecordBatch.from_arrays([pa.array([], kind) for kind in schema.types], schema=schema)
+        first = pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
         self._open[""] = self._begin("", first)
 
     def _write_waiting(self, *more: pa.RecordBatch) -> None:
@@ -191,7 +191,9 @@ def partitions(batch: pa.RecordBatch, keys: tuple[str, ...]) -> Iterator[tuple[s
     rows = batch.drop_columns(list(keys)).take(order)
     start = 0
     for end in runs.run_ends.to_pylist():
-        folder = "/".join(f"{quote(key, safe='')}={partition_value(_plain(names.column(key))[start])}" for key in keys)
+        folder = "/".join(
+            f"{quote(key, safe='')}={partition_value(_plain(names.column(key))[start], key)}" for key in keys
+        )
         yield folder, rows.slice(start, end - start)
         start = end
 
@@ -200,8 +202,18 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def partition_value(value: pa.Scalar) -> str:
+def partition_value(value: pa.Scalar, key: str) -> str:
     """As DuckDB, Spark and pyarrow write it: the text, percent-encoded."""
     if not value.is_valid:
         return NULL_PARTITION
-    return quote(value.cast(pa.string()).as_py(), safe="")
+    return quote(as_text(value, f"partition_by: '{key}'").as_py(), safe="")
+
+
+def as_text(values: Any, what: str) -> Any:
+    """A column or a value, cast to text. ``InputError`` for bytes that are none."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{what} has bytes that are no UTF-8 text", "write Parquet, JSON or IPC, or drop it"
+        ) from error

@@ -20,7 +20,8 @@ from ..errors import ConfigError
 from ..plan.nodes import IfExists, Visible
 from .folder_sink import FolderSink
 from .part_file import PartFile
-from .sink import Part, StagedPart
+from .sink import Part
+from .staged import as_text
 
 JSON_ROWS = 8 * 1024
 """Rows that are Python objects at a time."""
@@ -46,14 +47,8 @@ class CsvSink(FolderSink):
     def options(self) -> dict[str, object]:
         return {"delimiter": self.delimiter}
 
-    def stage(self, split: int, epoch: int, schema: pa.Schema) -> StagedPart:
-        for one in schema:
-            if pa.types.is_nested(one.type):
-                raise ConfigError(
-                    f"write_csv: column '{one.name}' is a {one.type}, which CSV cannot hold",
-                    "explode or drop it, or write Parquet, JSON or IPC",
-                )
-        return super().stage(split, epoch, schema)
+    def cannot_hold(self, kind: pa.DataType) -> bool:
+        return super().cannot_hold(kind) or bool(pa.types.is_nested(kind))
 
     def open_writer(self, file: PartFile, first: pa.RecordBatch) -> _CsvWriter:
         return _CsvWriter(file, first.schema, self.delimiter)
@@ -67,7 +62,13 @@ class _CsvWriter:
         self._writer = arrow_csv.CSVWriter(file, self._plain, write_options=arrow_csv.WriteOptions(delimiter=delimiter))
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._writer.write_batch(batch if batch.schema.equals(self._plain) else batch.cast(self._plain))
+        batch = batch if batch.schema.equals(self._plain) else batch.cast(self._plain)
+        try:
+            self._writer.write_batch(batch)
+        except pa.ArrowInvalid:
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                as_text(column, f"write_csv: column '{name}'")
+            raise
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -129,8 +130,12 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _exact(column: pa.Array) -> pa.Array:
-    """Nanoseconds have no Python object that keeps them: as text."""
-    return column.cast(pa.string()) if column.type in (pa.timestamp("ns"), pa.time64("ns")) else column
+    """Nanoseconds have no Python object that keeps them: as text, durations as a decimal number of seconds."""
+    kind = column.type
+    if kind == pa.duration("ns"):
+        return column.cast(pa.int64()).cast(pa.decimal128(19, 0)).view(pa.decimal128(19, 9))
+    moment = pa.types.is_timestamp(kind) and kind.unit == "ns"
+    return column.cast(pa.string()) if moment or kind == pa.time64("ns") else column
 
 
 def _as_json(value: Any) -> Any:

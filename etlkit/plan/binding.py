@@ -264,10 +264,10 @@ class _Binder:
         return self.operand(expr).register
 
     def column(self, expr: Column, run: Run, kind: pa.DataType) -> int:
-        return self._add(Step(expr, run, (), column=expr.name), pa.array([], kind)).register
+        return self._add(Step(expr, run, (), column=expr.name), pa.nulls(0, kind)).register
 
     def step(self, expr: Expr, run: Run, kind: pa.DataType, *inputs: int) -> int:
-        return self._add(Step(expr, run, inputs), pa.array([], kind)).register
+        return self._add(Step(expr, run, inputs), pa.nulls(0, kind)).register
 
     def _add(self, step: Step, sample: Datum) -> Operand:
         self._steps.append(step)
@@ -277,7 +277,7 @@ class _Binder:
         if isinstance(expr, Column):
             kind = _field(expr, self._schema, self._whole).type
             decode = decoder(kind)
-            sample = decode(pa.array([], kind)) if not pa.types.is_string_view(kind) else pa.array([], pa.string())
+            sample = decode(pa.nulls(0, kind)) if not pa.types.is_string_view(kind) else pa.array([], pa.string())
             return self._add(Step(expr, decode, (), column=expr.name), sample)
         if isinstance(expr, Literal):
             return self._literal(expr)

@@ -17,7 +17,7 @@ from . import literals
 from .canonical import is_arrow
 from .decimals import Datum
 from .expr import Call, Literal
-from .operands import Binder, Operand, common_float, comparable, converted, free, numbers, pair
+from .operands import UNITS, Binder, Operand, common_float, comparable, converted, free, numbers, pair
 
 _is_decimal, _is_integer, _is_floating = pa.types.is_decimal, pa.types.is_integer, pa.types.is_floating
 SWAPPED = {"equal": "equal", "not_equal": "not_equal", "less": "greater", "less_equal": "greater_equal",
@@ -42,6 +42,10 @@ def comparison(binder: Binder, expr: Call) -> Operand:
         second.type.tz is None
     ):
         raise binder.wrong(expr, (first, second), "one has a time zone, the other has none")
+    if all(pa.types.is_timestamp(o.type) for o in (first, second)) and first.type != second.type:
+        # The same instants, whatever their zone and unit.
+        unit = max(first.type.unit, second.type.unit, key=UNITS.index)
+        first, second = (converted(binder, o, pa.timestamp(unit, first.type.tz)) for o in (first, second))
     if numbers(first, second):
         if _is_floating(first.type) or _is_floating(second.type):
             kind = common_float(first.type, second.type)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .binding import Bound
 
 _is_decimal, _is_integer, _is_floating = pa.types.is_decimal, pa.types.is_integer, pa.types.is_floating
-_UNITS = ("s", "ms", "us", "ns")
+UNITS = ("s", "ms", "us", "ns")
 
 
 class StepError(Exception):
@@ -168,7 +168,7 @@ def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     if is_text(left) and is_text(right):
         return pa.large_string()
     if pa.types.is_timestamp(left) and pa.types.is_timestamp(right) and left.tz == right.tz:
-        return pa.timestamp(max(left.unit, right.unit, key=_UNITS.index), left.tz)
+        return pa.timestamp(max(left.unit, right.unit, key=UNITS.index), left.tz)
     dates = [pa.types.is_date(kind) for kind in (left, right)]
     if all(dates):
         return pa.date32()
@@ -186,7 +186,7 @@ def unified(binder: Binder, expr: Call, parts: list[Expr]) -> list[Operand]:
         if index not in operands:
             assert isinstance(part, Literal)
             typed = kind is not None and not pa.types.is_null(kind)
-            anchor = Operand(-1, pa.array([], kind), expr) if typed else None
+            anchor = Operand(-1, pa.nulls(0, kind), expr) if typed else None
             operands[index] = adapted(binder, part, anchor, expr) if anchor else binder.operand(part)
     kind = _fold_types(binder, expr, [operands[index] for index in range(len(parts))])
     return [converted(binder, operands[index], kind) for index in range(len(parts))]

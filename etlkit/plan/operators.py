@@ -86,7 +86,7 @@ def _case_when(binder: Binder, expr: Call) -> Operand:
             return _choose_row_by_row(batch, conditions, branches)
         return pc.case_when(pc.make_struct(*found), *options)
 
-    return binder.apply_to_batch(expr, choose, pa.array([], values[0].type))
+    return binder.apply_to_batch(expr, choose, pa.nulls(0, values[0].type))
 
 
 def _choose_row_by_row(batch: pa.RecordBatch, conditions: list[Bound], branches: list[Bound]) -> pa.Array:

@@ -60,7 +60,7 @@ class Pipeline:
         """Exactly these columns, in this order: names, and expressions by keyword.
 
         ``select("id", ek.col("qty"), net=ek.col("price") * 2)``. A value that is no expression becomes a constant. Errors:
-        ``PlanError`` for a column named twice, or an expression of several columns without a name.
+        ``PlanError`` for no column, a column named twice, or an expression of several columns without a name.
         """
         pairs: list[tuple[str, Expr]] = []
         for column in columns:
@@ -72,6 +72,8 @@ class Pipeline:
                 raise PlanError(f"select cannot name the column of {column}", "give it by keyword: select(name=…)")
             pairs.append((next(iter(names)), column))
         pairs += [(name, _expr(value)) for name, value in named.items()]
+        if not pairs:
+            raise PlanError("select() names no column", 'name them: select("id", net=ek.col("price") * 2)')
         if len({name for name, _ in pairs}) != len(pairs):
             raise PlanError("select names a column twice", "give the second one another name by keyword")
         return Pipeline(nodes.Select(self._open(), tuple(pairs)))
@@ -241,8 +243,11 @@ class Grouping:
     def agg(self, **aggregates: Aggregate) -> Pipeline:
         """One row a group: the keys, then the aggregates by the names given. ``agg(total=ek.sum("price"), rows=ek.count())``.
 
-        Groups come in no promised order. Errors: ``PlanError`` for what is no aggregate, or a name that is a key.
+        Without an aggregate the keys alone, each once. Groups come in no promised order. Errors: ``PlanError`` for what is no
+        aggregate, a name that is a key, or neither key nor aggregate.
         """
+        if not aggregates and not self.keys:
+            raise PlanError("agg() names no aggregate", 'name them: agg(total=ek.sum("price"), rows=ek.count())')
         for name, aggregate in aggregates.items():
             if not isinstance(aggregate, Aggregate):
                 raise PlanError(f"agg({name}=…) is not an aggregate", 'write ek.sum("x"), ek.count(), …')

@@ -5,11 +5,12 @@ Pure arithmetic over a plan; it reads no rows. The forecast of a run itself is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..decide.policy import Policy
 from ..decide.sizing import comfortable
 from ..engine.demand import split_demand_bytes
+from ..engine.splits import probes_of
 from ..engine.stages import ExchangeOutput, Plan, ScanInput, Stage
 from ..engine.widths import row_bytes
 from ..engine.work import Task
@@ -30,6 +31,8 @@ class StageForecast:
     partitions: int | None
     projected_bytes: int
     floor_bytes: int
+    skipped_if_held: int | None = None
+    """The stage of a join's other side: if its rows fit into memory, this one is left out and its rows stream past them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,11 @@ class PlanForecast:
 
 
 def forecast(plan: Plan, workers: int, policy: Policy) -> PlanForecast:
-    stages = tuple(_stage(plan, stage, workers, policy.slice_rows) for stage in plan.stages)
+    held = {left: probe.right.index for left, probe in probes_of(plan).items()}
+    stages = tuple(
+        replace(_stage(plan, stage, workers, policy.slice_rows), skipped_if_held=held.get(stage.index))
+        for stage in plan.stages
+    )
     projected = BASE_BYTES + max(stage.projected_bytes for stage in stages)
     floor = BASE_BYTES + max(stage.floor_bytes for stage in stages)
     suggested = comfortable(projected, policy)

@@ -501,6 +501,15 @@ def test_a_process_that_holds_what_nothing_explains_starts_again() -> None:
     assert end.exit_code == 75 and "starts again" in end.reason
 
 
+def test_room_that_cannot_be_had_is_a_heap_in_pieces_and_a_fresh_process_has_another() -> None:
+    run = Run(ResizeMode.NONE)
+    run.look(60, 170, floor=100, done=12)
+    _to_the_floor(run)
+    run.tell(Drained(run.at_s))
+    (end,) = run.committed()
+    assert end.exit_code == 75 and "starts again" in end.reason
+
+
 # Checkpoints
 
 

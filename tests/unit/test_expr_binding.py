@@ -312,3 +312,18 @@ def test_a_literal_of_more_digits_than_38_beside_a_decimal256() -> None:
     batch = pa.record_batch([pa.array([D(10) ** 40, D(1)], column.type)], schema=pa.schema([column]))
     assert bind(col("d") < 10**38, batch.schema).evaluate(batch).to_pylist() == [False, True]
     assert bind(col("d") + 10**38, batch.schema).evaluate(batch).to_pylist()[1] == 10**38 + 1
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_instants_are_equal_whatever_their_zone_and_unit(unit: str) -> None:
+    at = dt.datetime(2020, 1, 1, 1, 2, 3, tzinfo=dt.UTC)
+    made = pa.array([at, None, at + dt.timedelta(1)], pa.timestamp(unit, "America/New_York"))
+    batch = pa.RecordBatch.from_pydict({"at": made, "vienna": made.cast(pa.timestamp("us", "Europe/Vienna"))})
+    for expr, truth in ((col("at") == at, [True, None, False]), (col("vienna") == col("at"), [True, None, True])):
+        assert bind(expr, batch.schema).evaluate(batch).to_pylist() == truth
+
+
+def test_dictionaries_of_any_type_are_computed_with() -> None:
+    days = pa.array([dt.date(2020, 1, 1), None], pa.date32()).dictionary_encode()
+    batch = pa.RecordBatch.from_pydict({"day": days})
+    assert bind(col("day") == dt.date(2020, 1, 1), batch.schema).evaluate(batch).to_pylist() == [True, None]

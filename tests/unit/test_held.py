@@ -104,7 +104,7 @@ def test_the_smaller_side_is_held_where_the_join_may_be_turned_round(tables: Pat
 
 
 def test_many_keys_that_are_far_apart_are_not_held(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("etlkit.engine.matching.BUILT_EACH_TIME_ROWS", 1000)
+    monkeypatch.setattr("etlkit.engine.matching.BUILT_EACH_TIME_ROWS", 100)
     lines, twice = (ek.read_parquet(str(tables / f"{name}.parquet")) for name in ("lines", "twice"))
     apart = [one.with_columns(k=ek.col("k") * 1_000_000_007) for one in (lines, twice)]
     assert list(result(apart[0].join(apart[1], on="k"), tables / "apart")[1].values()) == [False]

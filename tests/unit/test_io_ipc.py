@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,3 +85,20 @@ def test_corrupt_batch_is_named_and_does_not_crash(tmp_path: Path) -> None:
             read(source(path))
         except InputError as error:
             assert "a.arrow" in error.message
+
+
+def test_types_without_kernels_become_those_that_have_them(tmp_path: Path) -> None:
+    views = [[1], [2, None], None, []]
+    money = [Decimal("1.50"), None, Decimal(0), Decimal("-2.25")]
+    columns = {
+        "v": pa.array(views, pa.list_view(pa.int32())), "w": pa.array(views, pa.large_list_view(pa.int32())),
+        "d": pa.array(money, pa.decimal32(7, 2)), "e": pa.array(money, pa.decimal64(15, 2)),
+    }  # fmt: skip
+    batch = pa.RecordBatch.from_pydict(columns)
+    made = source(write(tmp_path / "x.arrow", [batch]))
+    assert [str(kind) for kind in made.schema.types] == [
+        "list<item: int32>", "large_list<item: int32>", "decimal128(7, 2)", "decimal128(15, 2)",
+    ]  # fmt: skip
+    found = read(made)
+    found.validate(full=True)
+    assert found.to_pydict() == {"v": views, "w": views, "d": money, "e": money}

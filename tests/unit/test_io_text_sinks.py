@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from etlkit.errors import ConfigError
+from etlkit.errors import ConfigError, InputError
 from etlkit.io.formats import open_sink, open_source
 
 
@@ -109,3 +109,25 @@ def test_ipc_collects_small_batches(tmp_path: Path) -> None:
 def test_wrong_options_are_refused(format: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         open_sink(format, "out", options)
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_a_type_that_a_format_lacks_is_refused_by_its_column(tmp_path: Path, format: str) -> None:
+    batch = pa.record_batch([pa.array([pa.MonthDayNano((1, 2, 3))])], names=["span"])
+    with pytest.raises(ConfigError, match="column 'span' is a month_day_nano_interval"):
+        write(tmp_path, format, batch)
+
+
+def test_bytes_that_are_no_text_are_refused_by_their_column(tmp_path: Path) -> None:
+    batch = pa.record_batch([pa.array(["a"]), pa.array([b"\xff"])], names=["n", "raw"])
+    with pytest.raises(InputError, match="write_csv: column 'raw'"):
+        write(tmp_path / "csv", "csv", batch)
+    with pytest.raises(InputError, match="partition_by: 'raw'"):
+        write(tmp_path / "parquet", "parquet", batch, partition_by=("raw",))
+
+
+def test_json_keeps_nanoseconds(tmp_path: Path) -> None:
+    moment = pa.array([1_577_840_523_000_000_001], pa.timestamp("ns", "America/New_York"))
+    span = pa.array([-86_400_000_000_001], pa.duration("ns"))
+    path = write(tmp_path, "json", pa.record_batch([moment, span], names=["at", "for"]))
+    assert path.read_text() == '{"at":"2019-12-31 20:02:03.000000001-0500","for":-86400.000000001}\n'
