@@ -53,12 +53,17 @@ def run(args: argparse.Namespace) -> int:
             splits = f"{stage.splits} splits" if stage.splits is not None else "splits known when it begins"
             rows = f", {stage.rows:,} rows" if stage.rows is not None else ""
             parts = f", {stage.partitions} partitions" if stage.partitions is not None else ""
+            skipped = (
+                f", {stage.row_groups_skipped} of {stage.row_groups} row groups skipped"
+                if stage.row_groups_skipped
+                else ""
+            )
             held = (
                 f"; left out if stage {stage.skipped_if_held} fits into memory"
                 if stage.skipped_if_held is not None
                 else ""
             )
-            print(f"  stage {stage.stage}  {stage.kind}: {splits}{rows}{parts}{held}")
+            print(f"  stage {stage.stage}  {stage.kind}: {splits}{rows}{skipped}{parts}{held}")
         most, least = format_bytes(found.projected_bytes), format_bytes(found.floor_bytes)
         print(f"at full speed it needs at most about {most}, at the least {least}")
         print(f"a limit that holds that: {quantity_bytes(found.suggested_bytes)}")

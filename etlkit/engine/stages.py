@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from ..io.sink import Sink
-from ..io.source import Source, Split
+from ..io.source import SkipsRowGroups, Source, Split
 from ..lazyclass import dataclass
 from ..plan.expr import Expr
 from .combiners import Combiner
@@ -73,6 +75,17 @@ class Stage:
     @property
     def has_author_functions(self) -> bool:
         return any(isinstance(step, MapStep) for one in self.inputs for step in one.steps)
+
+
+def row_groups_skipped(stages: Sequence[Stage]) -> tuple[int, int]:
+    """How many row groups statistics leave out of what these stages read, and of how many."""
+    found = [
+        one.source.row_groups_skipped
+        for stage in stages
+        for one in stage.inputs
+        if isinstance(one, ScanInput) and isinstance(one.source, SkipsRowGroups)
+    ]
+    return sum(skipped for skipped, _ in found), sum(groups for _, groups in found)
 
 
 @dataclass(frozen=True, slots=True)

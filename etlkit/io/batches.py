@@ -68,10 +68,14 @@ def merge_schemas(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
             known = fields.setdefault(field.name, field)
             if known.type == field.type:
                 continue
+            # A dictionary is one way to store values: with others it is those.
+            both = [
+                one.with_type(one.type.value_type) if pa.types.is_dictionary(one.type) else one
+                for one in (known, field)
+            ]
             try:
-                fields[field.name] = pa.unify_schemas(
-                    [pa.schema([known]), pa.schema([field])], promote_options="permissive"
-                ).field(0)
+                merged = pa.unify_schemas([pa.schema([one]) for one in both], promote_options="permissive")
+                fields[field.name] = merged.field(0)
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise InputError(
                     f"type {field.type}, and {known.type} in files before it: no type holds both",

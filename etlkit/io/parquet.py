@@ -72,7 +72,7 @@ class ParquetSource:
     """Rows of Parquet files. ``schema`` is what to do where files differ: "strict" refuses, "union" takes all columns
     and fills with null, "first" takes the first file's columns. Nothing is read before it is asked for."""
 
-    __slots__ = ("_dictionaries", "_known", "_short", "_short_footers", "mode", "paths")
+    __slots__ = ("_dictionaries", "_known", "_short", "_short_footers", "_skipped", "mode", "paths")
 
     def __init__(self, paths: Sequence[str], schema: SchemaMode = "strict") -> None:
         if schema not in SCHEMA_MODES:
@@ -82,6 +82,7 @@ class ParquetSource:
         self._known = _Known()
         self._dictionaries: frozenset[str] = frozenset()
         self._short: frozenset[str] = frozenset()
+        self._skipped = (0, 0)
         self._short_footers: dict[int, Any] = {}
         """By file: the footer by which those columns are read as decimal64; None where there is none."""
 
@@ -161,7 +162,7 @@ class ParquetSource:
         wanted = self.schema.names if columns is None else columns
         done: list[Split] = []
         segments: list[Segment] = []
-        rows = encoded = decoded = unit = cost = 0
+        rows = encoded = decoded = unit = cost = skipped = groups = 0
         for index, file in enumerate(self.inventory()):
             constants = self._constants(file)
             if excluded_by_folder(predicate, constants):
@@ -178,8 +179,10 @@ class ParquetSource:
                 for leaf, kind in by_column.get(name, ())
             ]
             bounds = bounds_of(predicate, footer.arrow, by_column)
+            groups += int(metadata.num_row_groups)
             for group in range(metadata.num_row_groups):
                 if excluded(metadata, group, bounds):
+                    skipped += 1
                     continue
                 facts = row_group_facts(metadata, group, leaves)
                 weight = facts.encoded_bytes + SPLIT_OVERHEAD_BYTES
@@ -197,7 +200,12 @@ class ParquetSource:
                 cost += weight
         if segments:
             done.append(Split(tuple(segments), rows, encoded, decoded, unit))
+        self._skipped = (skipped, groups)
         return done
+
+    @property
+    def row_groups_skipped(self) -> tuple[int, int]:
+        return self._skipped
 
     def distinct_at_most(self, column: str) -> int | None:
         """A bound on the distinct values of an integer or date column: the width of its range in the statistics."""

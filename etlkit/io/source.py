@@ -146,6 +146,16 @@ class KnowsRanges(Protocol):
 
 
 @runtime_checkable
+class SkipsRowGroups(Protocol):
+    """A source that leaves out what its statistics exclude. Optional."""
+
+    @property
+    def row_groups_skipped(self) -> tuple[int, int]:
+        """How many ``splits`` left out the last time, and of how many."""
+        ...
+
+
+@runtime_checkable
 class KnowsRepetition(Protocol):
     """A source whose strings may stay in the dictionaries that they are stored in. Optional.
 

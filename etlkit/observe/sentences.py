@@ -151,6 +151,10 @@ def _planned(event: _Event) -> Sentence:
     words = [_count(len(stages), "stage"), _count(event.get("splits_total"), "split")]
     if event.get("rows_total") is not None:
         words.append(f"{rows(event['rows_total'])} rows")
+    if event.get("row_groups_skipped"):
+        words.append(
+            f"{event['row_groups_skipped']} of {event['row_groups_total']} row groups skipped by their statistics"
+        )
     done = event.get("splits_done")
     return Sentence(f"planned: {', '.join(words)}{f'; {done} splits are done already' if done else ''}")
 

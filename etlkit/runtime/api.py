@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..decide.events import ResizeMode, Terminating
 from ..decide.policy import Policy
 from ..engine.executor import Executor
+from ..engine.stages import row_groups_skipped
 from ..errors import EtlkitError, error_for
 from ..exits import Exit
 from ..kube.budget import UNLIMITED, restarts_left
@@ -372,12 +373,15 @@ def _emitter(log: EventLog | StoredEventLog, renderer: Renderer) -> Callable[...
 
 def _emit_planned(emit: Callable[..., None], executor: Executor) -> None:
     figures = executor.figures()
+    skipped, groups = row_groups_skipped(executor.plan.stages)
     emit(
         "planned",
         stages=[{"stage": stage.index, "kind": stage.kind} for stage in executor.plan.stages],
         splits_total=figures.splits_total,
         splits_done=figures.splits_done,
         rows_total=figures.rows_total,
+        row_groups_total=groups,
+        row_groups_skipped=skipped,
     )
 
 

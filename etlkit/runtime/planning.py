@@ -11,7 +11,7 @@ from ..decide.policy import Policy
 from ..decide.sizing import comfortable
 from ..engine.demand import split_demand_bytes
 from ..engine.splits import probes_of
-from ..engine.stages import ExchangeOutput, Plan, ScanInput, Stage
+from ..engine.stages import ExchangeOutput, Plan, ScanInput, Stage, row_groups_skipped
 from ..engine.widths import row_bytes
 from ..engine.work import Task
 from .gauge import FULL_SPEED_FOLD_BYTES
@@ -31,6 +31,8 @@ class StageForecast:
     partitions: int | None
     projected_bytes: int
     floor_bytes: int
+    row_groups_skipped: int = 0
+    row_groups: int = 0
     skipped_if_held: int | None = None
     """The stage of a join's other side: if its rows fit into memory, this one is left out and its rows stream past them."""
 
@@ -71,6 +73,7 @@ def _stage(plan: Plan, stage: Stage, workers: int, slice_rows: int) -> StageFore
         groups = min(rows or 0, bound) if bound is not None else rows or 0
         raw = min(FULL_SPEED_FOLD_BYTES, (rows or 0) * row_bytes(stage.output.combiner.raw_schema))
         state = 2 * raw + 2 * groups * row_bytes(stage.output.combiner.partial_schema)
+    skipped, groups = row_groups_skipped((stage,))
     return StageForecast(
         stage=stage.index,
         kind=stage.kind,
@@ -79,4 +82,6 @@ def _stage(plan: Plan, stage: Stage, workers: int, slice_rows: int) -> StageFore
         partitions=stage.output.partitions if isinstance(stage.output, ExchangeOutput) else None,
         projected_bytes=workers * need + state,
         floor_bytes=least,
+        row_groups_skipped=skipped,
+        row_groups=groups,
     )

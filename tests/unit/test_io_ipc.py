@@ -60,6 +60,16 @@ def test_drift(tmp_path: Path) -> None:
     assert read(source(tmp_path, schema="first")).to_pydict() == {"id": [0, 1], "s": ["s0", None]}
 
 
+def test_a_dictionary_is_one_way_to_store_its_values(tmp_path: Path) -> None:
+    texts = pa.array(["a", None, "a"])
+    for at, column in enumerate(
+        [texts.dictionary_encode(), texts, texts.dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string()))]
+    ):
+        write(tmp_path / f"{at}.arrow", [pa.record_batch([column], names=["s"])])
+    found = read(source(tmp_path, schema="union"))
+    assert found.schema.field("s").type == pa.string() and found["s"].to_pylist() == ["a", None, "a"] * 3
+
+
 @pytest.mark.parametrize("keep", [0, 5, 100, -1, -200])
 def test_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
     path = write(tmp_path / "a.arrow", [numbers(0, 1000)])

@@ -45,7 +45,9 @@ def source(tmp_path: Path) -> ParquetSource:
 
 def kept(source: ParquetSource, predicate: Expr | None) -> list[int]:
     splits = source.splits(None, predicate, 1)
-    return [group for split in splits for part in split.segments for group in range(part.start, part.stop)]
+    groups = [group for split in splits for part in split.segments for group in range(part.start, part.stop)]
+    assert source.row_groups_skipped == (5 - len(groups), 5)
+    return groups
 
 
 @pytest.mark.parametrize(
