@@ -68,15 +68,16 @@ def tune_allocator(limit_bytes: int | None, environ: MutableMapping[str, str] = 
 
     glibc's own variables (``MALLOC_ARENA_MAX`` and the like) are read before Python starts; ``mallopt`` says the same later,
     at every start for the limit of that start. What the author has set is left alone. Elsewhere than on glibc only
-    Arrow's pool is chosen.
+    Arrow's pool is chosen. Without a limit there is no wall to stop at, and jemalloc holds a fifth less for the same work (ADR 6).
     """
-    environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
+    mallopt = None
+    if sys.platform.startswith("linux"):
+        import ctypes
 
-    # musl has none.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        # musl has none.
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    pool = "system" if mallopt is None or limit_bytes is not None else "jemalloc"
+    environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", pool)
     if mallopt is None:
         return
     for variable, (parameter, value) in allocator_settings(limit_bytes).items():

@@ -252,7 +252,7 @@ def test_small_limits_keep_little() -> None:
 MAPPED = """
 import ctypes, os, sys
 from etlkit.memory import tune_allocator
-tune_allocator(96 * 1024 * 1024)
+tune_allocator(int(sys.argv.pop(1)) or None)
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 from etlkit.memory.heap import _FIELDS
@@ -267,14 +267,15 @@ print(libc.mallinfo2().hblks - before, os.environ["ARROW_DEFAULT_MEMORY_POOL"])
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_the_allocator_is_tuned_in_the_running_process() -> None:
-    def mapped(**extra: str) -> str:
+    def mapped(limit: int = 96 * MIB, **extra: str) -> str:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "ARROW_"))}
         sizes = [str(5 * MIB), str(7 * MIB)]
-        run = [sys.executable, "-c", MAPPED, *sizes]
+        run = [sys.executable, "-c", MAPPED, str(limit), *sizes]
         return subprocess.run(run, env=environ | extra, capture_output=True, text=True, check=True).stdout.strip()
 
     assert mapped() == "1 system", "6 MiB is the threshold of a limit of 96 MiB"
     assert mapped(MALLOC_MMAP_THRESHOLD_=str(MIB), ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "2 mimalloc"
+    assert mapped(0) == "0 jemalloc", "without a limit there is no wall, and jemalloc keeps less"
 
 
 def test_looking_more_often_near_the_limit() -> None:
