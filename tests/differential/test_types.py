@@ -53,6 +53,7 @@ KINDS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "f64": (pa.float64(), floats(64)),
     "bool": (pa.bool_(), st.booleans()),
     "d9": (pa.decimal128(9, 2), st.integers(-300, 300).map(lambda n: Decimal(n).scaleb(-2))),
+    "d7": (pa.decimal32(7, 2), st.integers(-300, 300).map(lambda n: Decimal(n).scaleb(-2))),
     "d38": (
         pa.decimal128(38, 6),
         st.integers(-(10**37), 10**37).map(lambda n: Decimal(n).scaleb(-6)) | st.just(Decimal(1)),
@@ -75,14 +76,17 @@ KINDS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "binary": (pa.binary(), st.binary(max_size=4)),
     "fixed": (pa.binary(2), st.sampled_from([b"ab", b"\x00\xff", b"zz"])),
     "dict": (pa.dictionary(pa.int32(), pa.string()), st.sampled_from(["x", "y", "", "ü"])),
+    "days": (pa.dictionary(pa.int16(), pa.date32()), st.dates(dt.date(2020, 1, 1), dt.date(2020, 1, 9))),
     "nothing": (pa.null(), st.none()),
 }
+READ_AS = {"view": pa.string(), "dict": pa.string(), "d7": pa.decimal128(7, 2), "days": pa.date32()}
+"""Types that are another one in a pipeline."""
 PAYLOAD = {
     "lists": (pa.list_(pa.int32()), st.lists(st.none() | st.integers(0, 9), max_size=3)),
     "structs": (pa.struct({"a": pa.int8(), "b": pa.string()}), st.fixed_dictionaries({"a": st.integers(0, 9), "b": st.none() | TEXT})),
 }  # fmt: skip
 ALL = {**KINDS, **PAYLOAD}
-UNKNOWN_TO_DUCKDB = {"d76", "dur", "f16", "nothing", "view"}
+UNKNOWN_TO_DUCKDB = {"d7", "d76", "dur", "f16", "nothing", "view"}
 """As keys: what DuckDB reads as another type, or what our reader makes another type."""
 
 
@@ -97,7 +101,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
         values = [pool[(at + pick[at] * (shift % 3 + 1)) % len(pool)] for at in range(rows)]
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         made = pa.array(values, plain)
-        columns[name] = made.cast(kind) if plain != kind else made
+        columns[name] = made.dictionary_encode().cast(kind) if plain != kind else made
     return pa.table(columns)
 
 
@@ -171,8 +175,7 @@ def check(folder: Path, table: pa.Table, out: Path, work: dict[str, Any]) -> Non
         for mine, given_ in zip(plain(found).columns, plain(table).columns, strict=True):
             assert repr(mine.to_pylist()) == repr(given_.to_pylist())
         for field in found.schema:
-            wanted = table.schema.field(field.name).type
-            assert field.type == (pa.string() if field.name in ("view", "dict") else wanted), field
+            assert field.type == READ_AS.get(field.name, table.schema.field(field.name).type), field
     connection = duckdb.connect()
     connection.execute("SET threads = 1; SET TimeZone = 'UTC'")
     if work["format"] == "parquet":
@@ -200,10 +203,28 @@ def token(value: Any) -> str:
     return repr(value + 0.0 if isinstance(value, float) else value)
 
 
+def campaign(examples: int) -> settings:
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    )
+
+
 @pytest.mark.parametrize("format", ["parquet", "ipc"])
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@campaign(10)
 @given(table=tables(), data=st.data())
 def test_every_type(format: str, table: pa.Table, data: st.DataObject, forks: Forks) -> None:
+    run_and_compare(format, table, data, forks, killed=data.draw(st.integers(0, 2)) == 0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["parquet", "ipc"])
+@campaign(300)
+@given(table=tables(), data=st.data())
+def test_every_type_at_length(format: str, table: pa.Table, data: st.DataObject, forks: Forks) -> None:
+    run_and_compare(format, table, data, forks, killed=True)
+
+
+def run_and_compare(format: str, table: pa.Table, data: st.DataObject, forks: Forks, *, killed: bool) -> None:
     keys = [name for name in KINDS if name not in ("nothing",)]
     work = {
         "format": format,
@@ -223,7 +244,7 @@ def test_every_type(format: str, table: pa.Table, data: st.DataObject, forks: Fo
         whole = forks.run(**request, out=folder / "whole", state=folder / "whole-state")
         assert whole.code == 0, f"{whole.error}\n{work}"
         check(folder, table, folder / "whole", work)
-        if whole.splits > 1:
+        if killed and whole.splits > 1:
             at = data.draw(st.integers(1, whole.splits))
             again = {**request, "out": folder / "killed", "state": folder / "killed-state"}
             assert forks.run(**again, kill=f"split:{at}").code == -signal.SIGKILL
