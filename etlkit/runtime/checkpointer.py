@@ -64,7 +64,7 @@ class Wanted:
     decided: bool = False
     """The machine asked for it and waits for the answer; others follow from mechanics."""
     urgent: bool = False
-    """Memory is to be asked for, or the process is to end: a merge gives way to it."""
+    """Memory is to be asked for, a stage has ended, or the process is to end: a merge gives way to it."""
 
 
 @dataclass(frozen=True, slots=True)

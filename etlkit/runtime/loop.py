@@ -276,7 +276,9 @@ class Loop:
             case reports.StageFinished(stage, but):
                 kind = self.executor.plan.stages[stage].kind
                 said = f"the join of stage {stage} exchanges both sides from here on: {but}" if but else ""
-                self.checkpointer.request(Wanted(said or f"stage {stage} ({kind}) is finished", even_if_empty=True))
+                # Workers have nothing to do until it is there, and who reduces the runs merges them anyway, on all cores.
+                reason = said or f"stage {stage} ({kind}) is finished"
+                self.checkpointer.request(Wanted(reason, even_if_empty=True, urgent=True))
             case reports.RoomWanted(needed, state):
                 self._spill_for_room(needed, state)
             case reports.SplitShort():

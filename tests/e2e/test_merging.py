@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import etlkit as ek
 from etlkit.checkpoint import Committed, Delta, StateDir
 from etlkit.engine import planner
 from etlkit.observe.state import observe
-from etlkit.runtime import checkpointer
+from etlkit.runtime import checkpointer, loop
 from etlkit.runtime.checkpointer import Checkpointer, Wanted
 
 SPLITS = 24
@@ -106,4 +107,33 @@ def test_a_merge_gives_way_to_what_is_urgent(
     after = ["merged" if "merged into one" in reason else reason for reason in pace.reasons[before:]]
     assert after.index("memory is asked for") < after.index("merged")
     assert StateDir.open(tmp_path / "state", read_only=True).verify() == []
+    assert pq.read_table(tmp_path / "out")["n"].to_pylist() == [SPLITS] * 50
+
+
+def test_a_merge_gives_way_to_the_end_of_a_stage(
+    job: list[ek.Pipeline], tmp_path: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reduces the runs merges them anyway, and on every core."""
+    real = Checkpointer._hurried
+    before = 0
+
+    def hurried(self: Checkpointer) -> bool:
+        nonlocal before
+        if not before:
+            before = len(pace.reasons)
+            with pace.moved:
+                pace.committed = SPLITS  # all others may go on, and nothing is committed while this one is merged
+                pace.moved.notify_all()
+            until = time.monotonic() + 60
+            while not real(self) and time.monotonic() < until:
+                time.sleep(0.005)
+            assert real(self)
+        return real(self)
+
+    monkeypatch.setattr(Checkpointer, "_hurried", hurried)
+    monkeypatch.setattr(loop, "HOLD_AT", 1e9)
+    assert ek.run(job, state=tmp_path / "state", checkpoint_every="1ms", workers=1).done
+    after = pace.reasons[before:]
+    assert any(reason.startswith("stage 0") and reason.endswith("is finished") for reason in after)
+    assert not any("merged into one" in reason for reason in after)
     assert pq.read_table(tmp_path / "out")["n"].to_pylist() == [SPLITS] * 50
