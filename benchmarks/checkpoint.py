@@ -21,7 +21,7 @@ from pathlib import Path
 
 from . import data, killed, measure
 from .measure import Measured
-from .results import Result, add_common_arguments, finish, ratios, say
+from .results import Result, add_common_arguments, engines, finish, ratios, say
 
 NAME = "checkpoint"
 HELP = "a checkpoint every second and every 100 ms against none, beside Bytewax; restoring against the disk"
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--restore-mib", type=int, default=1024)
-    parser.add_argument("--rivals", default="bytewax", help="empty for none")
+    parser.add_argument("--rivals", type=engines("bytewax", needed=False), default="bytewax", help="empty for none")
 
 
 def _list(text: str) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MIB = 1 << 20
 
@@ -122,10 +123,10 @@ class Comparison:
 
 
 def older_result(path: str, suite: str) -> Comparison:
-    """Errors: SystemExit where it is no result, or one of another suite."""
+    """Errors: SystemExit(2) where it is no result, or one of another suite."""
     said = read(path)
     if said["suite"] != suite:
-        raise SystemExit(f"{path} is a result of '{said['suite']}', not of '{suite}'")
+        refuse(f"{path} is a result of '{said['suite']}', not of '{suite}'")
     values = {one["name"]: float(one["value"]) for one in said["figures"]}
     return Comparison(
         Path(path).name, values, {one["name"]: one.get("samples") or [one["value"]] for one in said["figures"]}
@@ -133,14 +134,14 @@ def older_result(path: str, suite: str) -> Comparison:
 
 
 def read(path: str) -> dict[str, Any]:
-    """A result that was written by ``finish``. Errors: SystemExit."""
+    """A result that was written by ``finish``. Errors: SystemExit(2)."""
     try:
         said = json.loads(Path(path).read_text())
         return {"suite": str(said["suite"]), "figures": list(said["figures"]), **said}
     except OSError as error:
-        raise SystemExit(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{path} is no result of `etlkit bench`: it has no suite and figures") from error
+        refuse(f"{path} can't be read: {error.strerror}")
+    except (ValueError, KeyError, TypeError):
+        refuse(f"{path} is no result of `etlkit bench`: it has no suite and figures")
 
 
 def from_json(said: Mapping[str, Any]) -> Result:
@@ -170,6 +171,27 @@ def table(figures: Sequence[Figure], older: Comparison | None = None) -> str:
     )
 
 
+def engines(*known: str, needed: bool = True) -> Callable[[str], str]:
+    """The type of an option that names rivals. It is read before the run starts: an engine that is ``needed`` and not
+    installed is told then."""
+
+    def those(text: str) -> str:
+        named = [name for name in text.split(",") if name]
+        for name in named:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(known)}")
+        missing = [name for name in named if needed and find_spec(name) is None]
+        if missing:
+            there = ",".join(name for name in named if name not in missing)
+            raise argparse.ArgumentTypeError(
+                f"not installed: {', '.join(missing)}. Run: pip install -e '.[bench]' (DuckDB: '.[dev,bench]'), "
+                f"or go on without: --rivals {there or chr(39) * 2}"
+            )
+        return text
+
+    return those
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="DIR", default="data/bench", help="where the input is, or is made (default: %(default)s)"
@@ -181,7 +203,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def finish(result: Result, args: argparse.Namespace, says: str = "") -> int:
-    """Print the table, write JSON and page, compare. 0: whether figures were met is for the reader to judge."""
+    """Print the table, write JSON and page, compare; without ``args.work`` only files that are named are written. Always 0: whether
+    figures were met is for the reader to judge."""
     from .page import page
 
     older = older_result(args.against, result.suite) if args.against else None
@@ -189,12 +212,21 @@ def finish(result: Result, args: argparse.Namespace, says: str = "") -> int:
     texts = {"json": json.dumps(result.to_json(), indent=1) + "\n", "html": page(result, says or result.suite, older)}
     written = []
     for suffix, given in (("json", args.json), ("html", args.html)):
+        if not given and not args.work:
+            continue
         path = Path(given or Path(args.work) / f"{result.suite}.{suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(texts[suffix], encoding="utf-8")
         written.append(str(path))
-    say(f"written: {', '.join(written)}")
+    if written:
+        say(f"written: {', '.join(written)}")
     return 0
+
+
+def refuse(text: str) -> NoReturn:
+    """The call is wrong."""
+    say(text)
+    raise SystemExit(2)
 
 
 def say(text: str) -> None:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.scale [--scales 0.1,1,10] [--works filter_write,group_many] [--repeats 3] [--rivals duckdb]
 
-Start-up is what the job takes over a single row group: the intercept is measured, not fitted.
+Start-up is what the job takes over a single row group: the intercept is measured, not fitted. Where the rows of the smallest scale
+take less than start-up varies by, its ratios say little: each scale is set beside the one before it, too.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from . import data
 from .measure import Measured
-from .results import Result, add_common_arguments, finish, say
-from .throughput import one_run
+from .results import Result, add_common_arguments, engines, finish, say
+from .throughput import RIVALS, one_run
 
 NAME = "scale"
 HELP = "cost a row from scale 0.1 upwards, start-up apart, beside DuckDB"
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--works", default="filter_write,group_many,group_few")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rivals", default="duckdb", help="comma-separated; empty for none")
+    parser.add_argument("--rivals", type=engines(*RIVALS), default="duckdb", help="comma-separated; empty for none")
 
 
 def measure_suite(args: argparse.Namespace) -> Result:
@@ -37,14 +39,14 @@ def measure_suite(args: argparse.Namespace) -> Result:
     made = {scale: data.tables(Path(args.data), scale).resolve() for scale in (TINY, *scales)}
     work = Path(args.work).resolve() / NAME
     result = Result(NAME, {"scales": scales, "repeats": args.repeats, "threads": args.threads})
-    engines = ["etlkit", *(name for name in args.rivals.split(",") if name)]
+    ran = ["etlkit", *(name for name in args.rivals.split(",") if name)]
     for job in args.works.split(","):
-        runs: dict[tuple[str, float], list[Measured]] = {(engine, scale): [] for scale in made for engine in engines}
+        runs: dict[tuple[str, float], list[Measured]] = {(engine, scale): [] for scale in made for engine in ran}
         for _ in range(args.repeats):
             for (engine, scale), several in runs.items():
                 several.append(one_run(engine, job, made[scale], work, args.threads))
                 say(f"{job} by {engine} at scale {scale:g}: {several[-1].wall_s:.2f} s, cpu {several[-1].cpu_s:.2f} s")
-        for engine in engines:
+        for engine in ran:
             _report(result, job, engine, scales, runs)
     return result
 
@@ -60,14 +62,17 @@ def _report(
             for scale in scales
         }
         result.add(f"{who} · start-up · {what[:-2]}", "s", start)
-        for scale in scales[1:]:
-            pairs = zip(per_scale[scale], per_scale[scales[0]], strict=True)
+        for scale in scales:
+            result.add(f"{who} · scale {scale:g} without start-up, by scale · {what[:-2]}", "s", per_scale[scale])
+        beside = {(scales[0], scale): asked for scale in scales[1:]} | dict.fromkeys(pairwise(scales), asked)
+        for (base, scale), at_most in beside.items():
+            pairs = zip(per_scale[scale], per_scale[base], strict=True)
             grown = [theirs / first for theirs, first in pairs if first > 0 and theirs > 0]
             if grown:
-                result.add(f"{who} · a row at {scale:g} / at {scales[0]:g} · {what[:-2]}", "×", grown, at_most=asked)
+                result.add(f"{who} · a row at {scale:g} / at {base:g} · {what[:-2]}", "×", grown, at_most=at_most)
             else:
                 say(
-                    f"{who} at {scale:g}: start-up varied by more than the rows took; take more repeats or larger scales"
+                    f"{who} at {base:g}: start-up varied by more than the rows took; take more repeats or larger scales"
                 )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import data, measure, rivals
 from .measure import Measured
-from .results import MIB, Result, add_common_arguments, finish, ratios, say
+from .results import MIB, Result, add_common_arguments, engines, finish, ratios, say
 
 NAME = "throughput"
 HELP = "filter, group-by, join, sort and distinct beside DuckDB, Polars and pyarrow"
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--works", default=",".join(ASKED), help="comma-separated (default: all)")
-    parser.add_argument("--rivals", default=",".join(RIVALS), help="comma-separated; empty for none")
+    parser.add_argument(
+        "--rivals", type=engines(*RIVALS), default=",".join(RIVALS), help="comma-separated; empty for none"
+    )
 
 
 def measure_suite(args: argparse.Namespace) -> Result:
@@ -50,9 +52,9 @@ def measure_suite(args: argparse.Namespace) -> Result:
     result = Result(NAME, {"scale": args.scale, "repeats": args.repeats, "threads": args.threads})
     for job in args.works.split(","):
         runs: dict[str, list[Measured]] = {}
-        engines = ["etlkit", *(rival for rival in beside if rival != "pyarrow" or job in rivals.PYARROW)]
+        ran = ["etlkit", *(rival for rival in beside if rival != "pyarrow" or job in rivals.PYARROW)]
         for repeat in range(args.repeats):
-            for engine in engines if repeat % 2 == 0 else reversed(engines):
+            for engine in ran if repeat % 2 == 0 else reversed(ran):
                 found = one_run(engine, job, src, work, args.threads)
                 say(f"{job} {engine}: {found.wall_s:.2f} s, cpu {found.cpu_s:.2f} s, {found.rss_bytes // MIB} MiB")
                 runs.setdefault(engine, []).append(found)

@@ -1,4 +1,4 @@
-"""The exit codes of the contract, and nothing else.
+"""The exit codes of the contract, and which of them are for good.
 
 The numbers follow sysexits.h where it has one (65, 73 to 75, 77, 78).
 """
@@ -29,3 +29,7 @@ class Exit(IntEnum):
     """The cluster said no."""
     CONFIG = 78
     """Configuration or plan that cannot work."""
+
+
+HOPELESS = (Exit.USAGE, Exit.BAD_INPUT, Exit.REFUSED, Exit.CONFIG)
+"""Ends that every other start would come to, too (F25)."""

@@ -1,7 +1,7 @@
 """``etlkit bench [SUITE | RESULT.json] …``: the benchmark suites of the repository, from a clone of it.
 
 A suite runs with its own options. ``--against OLD.json`` alone runs the suite of that result again with its settings;
-``RESULT.json --against OLD.json`` compares two results and runs nothing.
+``RESULT.json --against OLD.json`` compares two results, runs nothing, and writes a file only where one is named.
 """
 
 from __future__ import annotations
@@ -76,14 +76,15 @@ def _measure(name: str, words: list[str], settings: dict[str, Any]) -> int:
 
 
 def _compare(path: str, words: list[str]) -> int:
-    from benchmarks.results import add_common_arguments, finish, from_json, read
+    from benchmarks.results import finish, from_json, read
 
     result = from_json(read(path))
     parser = argparse.ArgumentParser(
         prog=f"etlkit bench {path}", description="show a result, or compare it with an older one"
     )
-    add_common_arguments(parser)
+    parser.add_argument("--against", metavar="FILE", help="the older result")
+    parser.add_argument("--json", metavar="FILE", help="write the result here (default: nowhere)")
+    parser.add_argument("--html", metavar="FILE", help="write a page with plots here (default: nowhere)")
+    parser.set_defaults(work=None)
     options = parser.parse_args(words)
-    options.json = options.json or path
-    options.html = options.html or str(Path(path).with_suffix(".html"))
     return int(finish(result, options, import_module(f"benchmarks.{result.suite}").HELP))

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ..exits import HOPELESS
 from .run import add_job_arguments
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ NAME = "local"
 HELP = "run a job as a pod, on this machine: a hard memory limit, resizes, restarts"
 
 _CONTAINER = "etl"
-_HOPELESS = {2: "usage", 65: "bad input", 77: "refused by the cluster", 78: "configuration or plan"}
-"""Exit codes with which another start would end the same way (F25)."""
 _TRIES_WITHOUT_PROGRESS = 2
 """An unexpected failure that comes back, with no checkpoint in between, would come back for ever: a cluster starts it
 again and again, with back-off, until the Job has failed. At a desk that is minutes of waiting for nothing."""
@@ -174,7 +173,7 @@ def _run_shards(
         command=lambda number: [*call, f"--shards={shard.of}", f"--round={number}"],
         max_memory=maximum,
         backoff_limit=settings.backoff_limit,
-        hopeless=frozenset(_HOPELESS),
+        hopeless=frozenset(HOPELESS),
     )
     with Node(capacity, enforcer=enforcer) as node:
         print(f"memory enforcement: {node.enforcer.describe()}", file=sys.stderr)
@@ -253,7 +252,7 @@ class _Log:
             last = self.ended[-1] if self.ended else None
             if last is None or last["restart_in_s"] is None or last["oom_killed"]:
                 return False
-            return last["exit_code"] in _HOPELESS or self._failures >= _TRIES_WITHOUT_PROGRESS
+            return last["exit_code"] in HOPELESS or self._failures >= _TRIES_WITHOUT_PROGRESS
 
     def stdout(self, container: str, line: bytes) -> None:
         """Events, one a line; anything else is shown as it came."""
@@ -343,6 +342,7 @@ def _follow(handle: JobHandle, log: _Log | IndexedLog) -> tuple[PodResult, bool]
 def _end(result: PodResult, interrupted: bool, log: _Log, settings: Settings, backoff_limit: int) -> int:
     """Says how it ended; the exit code of the contract."""
     from ..exits import Exit
+    from ..observe.sentences import EXITS
     from ..observe.terminal import go_on, wrapped
 
     own = [r for r in result.history if r.container == _CONTAINER and r.asked_to_stop != "delete"]
@@ -357,9 +357,9 @@ def _end(result: PodResult, interrupted: bool, log: _Log, settings: Settings, ba
         said = "interrupted: the state holds what was done; the same command goes on"
         print(wrapped(said, sys.stderr) + go_on(sys.stderr), file=sys.stderr)
         return Exit.AGAIN
-    if last in _HOPELESS:
+    if last in HOPELESS:
         said = f": {log.last_reason}" if log.last_reason else ""
-        text = f"stopped: the container ended with {last} ({_HOPELESS[last]}), and so would every other start{said}"
+        text = f"stopped: the container ended with {last} ({EXITS[last]}), and so would every other start{said}"
         print(text, file=sys.stderr)
         return last
     if not result.job_condition:

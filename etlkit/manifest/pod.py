@@ -5,6 +5,7 @@ Covers what all shapes and kinds have in common, and where the shapes differ. Wh
 
 from __future__ import annotations
 
+from .. import exits
 from ..units import quantity_bytes
 from .order import CONTAINER, DATA, Kind, Order, Shape
 from .yaml import Data, note
@@ -15,7 +16,7 @@ ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_SECONDS = 3600
 MESSAGES = "/dev/termination-log"
 ANNOTATION_CONTAINER, ANNOTATION_MEMORY = "etlkit.dev/container", "etlkit.dev/memory-max"
-HOPELESS = (2, 65, 77, 78)
+HOPELESS = tuple(int(code) for code in exits.HOPELESS)
 """Exit codes with which every other start would end in the same way."""
 AGAIN = 75
 

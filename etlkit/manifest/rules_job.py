@@ -43,11 +43,9 @@ def room_for_resizes(w: Workload) -> Iterator[Finding]:
     """F8."""
     if not w.is_job or not w.restarts_for_memory or w.restart_policy != "OnFailure":
         return
-    sidecars = [c for c in items(w.pod, "initContainers") if c.get("restartPolicy") == "Always"]
-    pods = w.pods_at_once
-    room = w.backoff_limit - 1
-    needed = ROOM_FOR_RESIZES * pods + len(sidecars)
-    if room >= needed:
+    sidecars, pods = _sidecars(w), w.pods_at_once
+    room, enough = w.backoff_limit - 1, _enough(w)
+    if w.backoff_limit >= enough:
         return
     why = "every resize with RestartContainer is a restart, and the Job is failed when restarts reach backoffLimit (F8)"
     if pods > 1:
@@ -56,22 +54,37 @@ def room_for_resizes(w: Workload) -> Iterator[Finding]:
         why += "; restarts of sidecars count, too"
     what = f"backoffLimit {w.backoff_limit} leaves room for {max(room, 0)} restarts"
     level = Level.FAIL if room < pods else Level.WARN
-    remedy = f"set backoffLimit to {needed + 1} or more, or resize live (NotRequired)"
+    remedy = f"set backoffLimit to {enough} or more, or resize live (NotRequired)"
     yield Finding("room-for-resizes", level, w.place, what, why, remedy)
+
+
+def _sidecars(w: Workload) -> int:
+    return sum(one.get("restartPolicy") == "Always" for one in items(w.pod, "initContainers"))
+
+
+def _enough(w: Workload) -> int:
+    """The ``backoffLimit`` with room for some resizes of each pod."""
+    return ROOM_FOR_RESIZES * w.pods_at_once + _sidecars(w) + 1
 
 
 def backoff_limit_is_told(w: Workload) -> Iterator[Finding]:
     """F8: a pod can't read its Job."""
     told = w.env("ETLKIT_BACKOFF_LIMIT")
-    share = (w.backoff_limit - 1) // w.pods_at_once + 1
-    if not w.is_job or not w.restarts_for_memory or told == str(share):
+    if not w.is_job or not w.restarts_for_memory or told == str(_share(w, w.backoff_limit)):
         return
     said = "does not know" if told is None else f"is told {told} for"
     why = "with a wrong number the job asks for one resize too many, and that fails the Job (F8)"
-    remedy = f'set ETLKIT_BACKOFF_LIMIT to "{share}"' + (", a pod's share" if w.pods_at_once > 1 else "")
+    raised = max(w.backoff_limit, _enough(w)) if w.restart_policy == "OnFailure" else w.backoff_limit
+    remedy = f'set ETLKIT_BACKOFF_LIMIT to "{_share(w, raised)}"' + (", a pod's share" if w.pods_at_once > 1 else "")
+    if raised != w.backoff_limit:
+        remedy += f", once backoffLimit is {raised} (see room-for-resizes)"
     yield Finding(
         "backoff-limit-told", Level.FAIL, w.place, f"the pod {said} backoffLimit {w.backoff_limit}", why, remedy
     )
+
+
+def _share(w: Workload, backoff_limit: int) -> int:
+    return (backoff_limit - 1) // w.pods_at_once + 1
 
 
 def failure_policy(w: Workload) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from dataclasses import field
 from datetime import datetime
 from typing import Any
 
+from ..exits import HOPELESS
 from ..lazyclass import dataclass
 from .sentences import moment
 
@@ -43,7 +44,7 @@ class Live:
     oom_kills: int = 0
     ended: bool = False
     between: bool = False
-    """An attempt has ended with work left, and the container is started again."""
+    """An attempt has ended with work left, and another goes on."""
     began_at: datetime | None = None
     at: datetime | None = None
 
@@ -83,7 +84,7 @@ class Live:
             case "container_exited":
                 self.oom_kills += bool(event.get("oom_killed"))
                 self.ended = event.get("exit_code") == 0
-                self.between = event.get("restart_in_s") is not None
+                self.between = event.get("restart_in_s") is not None and event.get("exit_code") not in HOPELESS
             case "attempt_ended":
                 self.ended = True
                 if event.get("exit_code") == 0:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from ..exits import HOPELESS
 from ..lazyclass import dataclass
 from ..units import format_bytes, format_seconds
 
@@ -264,7 +265,7 @@ def _container_started(event: _Event) -> Sentence | None:
 def _container_exited(event: _Event) -> Sentence | None:
     if event.get("exit_code") == 0:
         return None
-    wait = event.get("restart_in_s")
+    wait = event.get("restart_in_s") if event.get("exit_code") not in HOPELESS else None
     again = "" if wait is None else "; starting again" if wait < 1 else f"; starting again in {format_seconds(wait)}"
     if event.get("oom_killed"):
         return Sentence(f"OOM kill: the container was killed at its memory limit{again}", Tone.BAD)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data, killed, measure, rivals, throughput
+from benchmarks import data, killed, limits, measure, recovery, results, rivals, throughput
 from benchmarks.results import Figure, Result, finish, from_json, older_result, ratios, read, table
 from benchmarks.survival import Cell
 from etlkit.cli import bench, dispatch
@@ -44,8 +44,9 @@ def test_an_older_result_is_compared(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "+50%" in said and "worse" in said
     assert json.loads((tmp_path / "new.json").read_text())["figures"][0]["value"] == 3.0
     other = Result("scale", {})
-    with pytest.raises(SystemExit, match="is a result of 'throughput'"):
+    with pytest.raises(SystemExit, match="2"):
         finish(other, options(tmp_path, against=str(older)))
+    assert "is a result of 'throughput'" in capsys.readouterr().err
 
 
 def test_a_change_counts_only_outside_of_the_spread(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_a_change_counts_only_outside_of_the_spread(tmp_path: Path) -> None:
     assert older.verdict(Figure("new", "s", (1.0,))) == ""
 
 
-def test_a_result_is_read_back_as_it_was(tmp_path: Path) -> None:
+def test_a_result_is_read_back_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = Result("scale", {"scales": [1.0]})
     result.add("a · b · wall", "×", [1.0, 2.0], at_most=1.1, note="n")
     finish(result, options(tmp_path))
@@ -70,8 +71,9 @@ def test_a_result_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert back.to_json()["machine"] == json.loads((tmp_path / "scale.json").read_text())["machine"]
     for text in ("", "[]", '{"suite": "scale"}'):
         (tmp_path / "x.json").write_text(text)
-        with pytest.raises(SystemExit, match="is no result of"):
+        with pytest.raises(SystemExit, match="2"):
             read(str(tmp_path / "x.json"))
+        assert "is no result of" in capsys.readouterr().err
 
 
 def test_the_page_has_every_figure_and_what_was_asked(tmp_path: Path) -> None:
@@ -111,10 +113,53 @@ def test_bench_compares_results_and_runs_an_old_one_again(
     assert dispatch(["bench", "--against", "one.json"]) == 0
     assert seen[1].scales == "0.5,1", "the settings are those of the older result"
     assert "+100%" in capsys.readouterr().out
+    assert Path("out/bench/scale.html").is_file()
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     assert dispatch(["bench", "out/bench/scale.json", "--against", "one.json"]) == 0
     assert "+100%" in capsys.readouterr().out and len(seen) == 2
-    assert Path("out/bench/scale.html").is_file()
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before, "to compare writes nothing"
+    assert dispatch(["bench", "out/bench/scale.json", "--against", "one.json", "--html", "both.html"]) == 0
+    assert Path("both.html").is_file() and not Path("both.json").exists()
     assert dispatch(["bench", "nothing"]) == 2
+
+
+@pytest.mark.parametrize("suite", ["throughput", "scale", "limits"])
+def test_a_rival_that_is_not_there_is_told_before_the_run(
+    suite: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[argparse.Namespace] = []
+    module = import_module(f"benchmarks.{suite}")
+    monkeypatch.setattr(module, "measure_suite", lambda args: ran.append(args) or Result(suite, {}))
+    monkeypatch.setattr(results, "find_spec", lambda name: None if name == "polars" else name)
+    for call, words in (
+        (["--rivals", "duckdb,polars"], ("not installed: polars", "'.[bench]'", "--rivals duckdb")),
+        (["--rivals", "polars"], ("--rivals ''",)),
+        (["--rivals", "duckbd"], ("'duckbd' is none of duckdb,",)),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            dispatch(["bench", suite, *call])
+        said = capsys.readouterr().err
+        assert all(word in said for word in words) and not ran, said
+
+
+@pytest.mark.parametrize(("least", "found"), [(0, 64), (100, 112), (1024, 1024), (4096, None)])
+def test_the_smallest_limit_has_one_below_it_that_failed(
+    least: int, found: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: dict[int, bool] = {}
+
+    def one_run(*args: object) -> measure.Measured:
+        limit_bytes = args[5]
+        assert isinstance(limit_bytes, int)
+        tried[limit_bytes >> 20] = ok = limit_bytes >> 20 >= least
+        return measure.Measured(1.0, 1.0, 1, None, 0 if ok else 78, False, "")
+
+    monkeypatch.setattr(limits, "one_run", one_run)
+    smallest = limits._smallest("etlkit", "distinct", tmp_path, tmp_path, argparse.Namespace(threads=1, timeout=1.0))
+    assert (smallest and smallest[0]) == found
+    assert len(tried) <= 4
+    below = [one for one in limits.LADDER_MIB if found is None or one < found]
+    assert not below or tried[below[-1]] is False
 
 
 def test_every_engine_finds_the_same_rows(tmp_path: Path) -> None:
@@ -149,6 +194,18 @@ def test_bytewax_goes_on_after_a_kill_and_finds_the_same(tmp_path: Path) -> None
     assert pc.count_distinct(found["l_orderkey"]).as_py() == found.num_rows
     assert killed.start("bytewax", src, tmp_path / "w", 1, fresh=False).ok
     assert killed._rows_twice("bytewax", src, tmp_path / "w") == 0, "what it has read and saved it does not read again"
+
+
+def test_the_first_rows_are_where_the_log_says_so(tmp_path: Path) -> None:
+    src = data.tables(tmp_path, 0.001)
+    argv, log = recovery._start(src, tmp_path / "w", 1.0, 1)
+    process, took_s = recovery._until_rows(argv, log)
+    assert process.wait() == 0
+    whole = [one["event"] for one in recovery._events(log)]
+    (first,) = [one for one in recovery._events(log) if one["event"] == "first_batch"]
+    assert took_s > first["seconds"] > 0, "a process starts before its attempt begins"
+    with pytest.raises(SystemExit, match="too early"):
+        recovery._until_rows(argv, log, skip=len(whole))  # done: a second start reads nothing
 
 
 def test_every_work_is_a_job_and_has_its_rivals() -> None:
