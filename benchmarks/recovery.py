@@ -85,7 +85,8 @@ def _lost(result: Result, src: Path, work: Path, args: argparse.Namespace) -> No
         killed_at = datetime.now(UTC)
         process.wait()
         saved = _shown(work / "state")["rows_in"]
-        unsaved = [one["at"] for one in _events(log) if one["event"] == "progress" and one["rows_in"] > saved]
+        begun = [one["at"] for one in _events(log) if one["event"] == "first_batch" and not saved]
+        unsaved = begun or [one["at"] for one in _events(log) if one["event"] == "progress" and one["rows_in"] > saved]
         since = datetime.fromisoformat(unsaved[0]) if unsaved else killed_at
         lost.append(max(0.0, (killed_at - since).total_seconds()) / LOST_EVERY_S)
         say(f"killed at {at:,} rows of {total:,}: {saved:,} saved, {lost[-1] * LOST_EVERY_S:.2f} s of work lost")

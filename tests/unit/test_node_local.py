@@ -161,6 +161,7 @@ def test_what_another_start_cannot_mend_is_not_started_again(local: Local) -> No
     code, _, err = local.run("--memory", "512Mi")
     assert code == 65, err
     assert "so would every other start" in err
+    assert "starting again" not in err, "nothing is started again here"
 
 
 def test_an_unexpected_failure_is_tried_once_more_and_no_further(local: Local) -> None:
