@@ -71,7 +71,7 @@ def _line(elapsed_s: float, text: str, tone: Tone, width: int) -> RenderableType
 
 def panel(live: Live, width: int) -> RenderableType:
     """The live area: a head, progress, memory, what has been saved."""
-    bar_width = max(16, min(60, width - 30))
+    bar_width = max(16, min(60, width - 34))  # beside it: a share, and "12 min 30 s left"
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", width=8, no_wrap=True)
     grid.add_column(width=max(20, width - 10), no_wrap=True, overflow="ellipsis")

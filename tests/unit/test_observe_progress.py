@@ -295,6 +295,13 @@ def test_the_panel_cuts_nothing_off_and_names_all_four_quantities(width):
     Console(file=out, width=width, force_terminal=False).print(panel(live, width))
     text = out.getvalue()
     assert "…" not in text, text
+    if width >= 80:  # what stands beside the bar, at its longest
+        live.take(event("progress", 9, **{**PROGRESS, "remaining_s": 750}))
+        assert any(line.rstrip().endswith("12 min 30 s left") for line in panel_lines(live, width))
+        live.take(event("container_exited", 9, exit_code=75, restart_in_s=0.0))
+        assert any(line.rstrip().endswith("%  starting again") for line in panel_lines(live, width))
+        live.take(event("container_exited", 9, exit_code=65, restart_in_s=0.0))
+        assert not any("starting again" in line for line in panel_lines(live, width)), "nothing mends that"
     for words in ("used 120 MiB", "reserved 20 MiB", "projected 300 MiB", "limit 192 MiB", "asked for 512 MiB"):
         assert words in text, text
     assert max(map(len, text.splitlines())) <= width
