@@ -136,19 +136,21 @@ def _attempt_lane(chart: Chart, story: _Story, seen: Timeline) -> None:
 
 
 def _resize_lane(chart: Chart, story: _Story, seen: Timeline) -> None:
-    """What was asked for and what came of it. The checkpoint knows the outcome even where nobody was there to log it."""
+    """Where memory was short, what was asked for and what came of it. The checkpoint knows that even where nobody could log it."""
     notable = [(at_s, event) for at_s, event in seen.marks if event.get("event") in ("allocation_failed", "leak")]
-    if not story["resizes"] and not notable:
-        return
-    lane = chart.lane("resizes")
+    # A lane of their own: they come in crowds, and would cover a resize's words.
+    lane = chart.lane("pressure") if notable else None
     for at_s, event, count in _apart(notable, seen.end_s):
         what = (
             "an allocation did not fit and was tried again smaller"
             if event["event"] == "allocation_failed"
             else "a leak"
         )
+        assert lane is not None
         lane.pin("warn small", at_s, f"{what}{f' ({count} times)' if count > 1 else ''}")
-    free_s = -1.0
+    if not story["resizes"]:
+        return
+    lane, free_s = chart.lane("resizes"), -1.0
     for asked_s, one in _requests(story, seen):
         wanted, outcome = format_bytes(one["to_bytes"] or 0), str(one["outcome"])
         took = one["requested_to_actuated_s"]
