@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..lazyclass import dataclass
-from .physical import Form, count_up
+from .physical import Form, count_up, index_in
 
 SUM_OPTIONS = pc.ScalarAggregateOptions(skip_nulls=True, min_count=1)
 VALID_ONLY = pc.CountOptions(mode="only_valid")
@@ -49,7 +49,7 @@ class Grouping:
 
     def aligned(self, groups: pa.Array, values: pa.ChunkedArray) -> pa.Array:
         """``values`` of the groups ``groups``, as one value for each group in order; null for a group that is missing."""
-        places = pc.index_in(count_up(self.groups).cast(groups.type), groups)
+        places = index_in(count_up(self.groups).cast(groups.type), groups)
         return one_array(values).take(places)
 
 
@@ -191,7 +191,7 @@ class Edge:
 
     def _looked_up(self, found: pa.Array, positions: pa.ChunkedArray, values: pa.ChunkedArray) -> list[pa.Array]:
         # No two rows share a position.
-        return [found, one_array(values).take(pc.index_in(found, one_array(positions)))]
+        return [found, one_array(values).take(index_in(found, one_array(positions)))]
 
     def final(self, state: Sequence[pa.Array]) -> pa.Array:
         return self.form.back(state[1])

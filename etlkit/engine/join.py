@@ -18,11 +18,11 @@ from ..lazyclass import dataclass
 from ..plan.nodes import JoinHow
 from .matching import Matches
 from .packing import together, unpacked
-from .physical import count_up, normal_floats
+from .physical import count_up, index_in, normal_floats
 from .reducers import Side
 from .widths import row_bytes
 
-CHUNK_ROWS = 262_144
+CHUNK_ROWS = 65_536
 OUT_ROWS = 65_536
 BLOCK_BYTES = 32 << 20
 """Of the right side of a partition at once. A constant: the rows that a later step sees must not depend on memory."""
@@ -134,7 +134,7 @@ class JoinReducer:
         if self.how in ("right", "outer"):
             alone = count_up(right.num_rows)
             if found is not None:
-                alone = alone.filter(pc.invert(pc.is_in(alone, found.cast(alone.type))))
+                alone = alone.filter(index_in(alone, found.cast(alone.type)).is_null())
             if len(alone):
                 yield from self._rows(None, right.take(alone))
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ..lazyclass import dataclass
 from .packing import as_integers
-from .physical import count_up
+from .physical import count_up, index_in
 
 WIDEST_RANGE = 8
 """Times as many as there are keys: a table costs four bytes for each number of the range."""
@@ -102,7 +102,7 @@ class Matches:
         if not self._plain:
             places = self._joined(keys)
         elif self._keys:
-            places = pc.index_in(_plain(keys[0]), value_set=self._keys[0], skip_nulls=True)
+            places = index_in(_plain(keys[0]), self._keys[0])
         else:
             places = self._looked_up(_plain(keys[0]))
         return Met(places, self._lists, self._lengths)

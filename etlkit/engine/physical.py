@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..lazyclass import dataclass
+from ..memory.allocation import ensure_room
 from ..plan import decimals
 
 Use = Literal["key", "group", "order", "sum", "number", "valid", "carry"]
 """What for: the keys of a group, values to be counted once, min and max, exact sums, float64 statistics, counting, or
 passing on untouched."""
 _LONGEST_COUNT = 1 << 16
+HASH_ENTRY_BYTES = 24
+"""Of Arrow's hash tables, which have twice as many entries as there are values, and a power of two."""
 
 Convert = Callable[[pa.Array], pa.Array]
 
@@ -155,3 +158,9 @@ def _validity(array: pa.Array) -> pa.Array:
 
 def _identity(array: pa.Array) -> pa.Array:
     return array
+
+
+def index_in(values: pa.Array, among: pa.Array) -> pa.Array:
+    """``pyarrow.compute.index_in`` that fails where its table does not fit. pyarrow 26 ends the process there (ADR 6)."""
+    ensure_room(HASH_ENTRY_BYTES << (2 * len(among)).bit_length(), "matching keys")
+    return pc.index_in(values, value_set=among, skip_nulls=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field, replace
 
 import pyarrow as pa
@@ -39,7 +40,7 @@ ROUTE_ROWS = 98_304
 """Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker. Below a row group of 112,000."""
 FUSED_SLICES = 2
 """So many slices are read at once where a scan ends in a group-by: its columns are few and narrow, and each batch has its price."""
-WRITE_ROOM_BYTES = 4 << 20
+WRITE_ROOM_BYTES = 6 << 20
 COUNT_BYTES = 256 << 20
 """So much of a text file is read again to say which rows an author's function was given."""
 PREAGGREGATE_BELOW = 0.3
@@ -267,14 +268,18 @@ def _side(readers: Sequence[RunReader], partition: int) -> tuple[int, Side]:
 def _to_sink(task: Task, bench: Workbench, slice_rows: int, outcome: Outcome, seen: Callable[[int], None]) -> None:
     sink = bench.sinks[task.stage.output.sink]  # type: ignore[union-attr]
     staged = sink.stage(task.index, bench.epoch, task.stage.schema)
+
+    def room(size_bytes: int) -> AbstractContextManager[None]:
+        return nullcontext() if bench.wall is None else bench.wall.room(size_bytes, "writing a part")
+
     try:
         for batch in batches_of(task, bench, slice_rows, outcome, seen):
-            if bench.wall is not None:
-                # Writing Parquet does not survive a malloc that fails half-way (ADR 6): fail here, where it is safe.
-                bench.wall.require(2 * batch.nbytes + WRITE_ROOM_BYTES, "writing a part")
-            staged.write(batch)
+            # Writing Parquet does not survive a malloc that fails half-way (ADR 6): fail here, where it is safe.
+            with room(2 * batch.nbytes + WRITE_ROOM_BYTES):
+                staged.write(batch)
             outcome.rows_out += batch.num_rows
-        outcome.parts = staged.close()
+        with room(WRITE_ROOM_BYTES):
+            outcome.parts = staged.close()
     except BaseException:
         staged.abort()
         raise

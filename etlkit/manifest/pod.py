@@ -6,6 +6,7 @@ Covers what all shapes and kinds have in common, and where the shapes differ. Wh
 from __future__ import annotations
 
 from .. import exits
+from ..memory.allocation import NO_SMALL_PIECES
 from ..units import quantity_bytes
 from .order import CONTAINER, DATA, Kind, Order, Shape
 from .yaml import Data, note
@@ -191,6 +192,10 @@ def _environment(order: Order) -> list[Data]:
         *found,
         literal("ETLKIT_STATE", order.state),
         literal("ETLKIT_CONFIG", f"{CONFIG}/etlkit.toml"),
+        note(
+            "glibc reads it at the start only. At a small limit the heap stays in one piece with it (ADR 6).",
+            literal(*NO_SMALL_PIECES),
+        ),
     ]
 
 

@@ -11,11 +11,13 @@ import errno
 import os
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from ..units import MIB
 from .process import ResidentSize
 
+SMALL_LIMIT_BYTES = 256 * MIB
+NO_SMALL_PIECES = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
 _TEXTS = re.compile(
     r"\b(?:re)?alloc(?:ate)? of size \d+ failed|malloc of size \d+|std::bad_alloc|Cannot allocate memory"
     r"|Failed to launch worker thread|can't start new thread|failed to map segment from shared object"
@@ -43,6 +45,23 @@ def is_allocation_failure(error: BaseException) -> bool:
             return True
         current = current.__cause__
     return False
+
+
+def ensure_room(size_bytes: int, purpose: str, *, piece_bytes: int | None = None) -> None:
+    """MemoryError now if this much, in one piece or in several, can't be allocated from Arrow's pool.
+
+    It is tried, and let go at once: how much of what the heap keeps is in pieces too small to serve, nobody can say. No page
+    is touched. For native code that does not survive a failed malloc (ADR 6).
+    """
+    import pyarrow as pa
+
+    piece_bytes = piece_bytes or size_bytes
+    count = -(-size_bytes // piece_bytes)
+    try:
+        _ = [pa.allocate_buffer(piece_bytes) for _ in range(count)]
+    except MemoryError:
+        pieces = "" if count == 1 else f" in pieces of {piece_bytes}"
+        raise MemoryError(f"{purpose} needs {size_bytes} bytes{pieces}, and they are not free under the wall") from None
 
 
 def release_pools() -> int:
@@ -95,6 +114,16 @@ def allocator_settings(limit_bytes: int | None) -> dict[str, tuple[int, int]]:
         "MALLOC_MMAP_THRESHOLD_": (-3, threshold_bytes),
         "MALLOC_TRIM_THRESHOLD_": (-1, threshold_bytes),
     }
+
+
+def small_pieces_setting(limit_bytes: int | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What must be set before the process starts at a small limit; empty if nothing is to be.
+
+    Each thread keeps up to seven freed pieces of each small size to itself. They lie all over the heap, so that what is freed around
+    them stays in pieces too small for a column: it counts below the wall and serves nobody (ADR 6). ``mallopt`` can't forbid it.
+    """
+    small = limit_bytes is not None and limit_bytes <= SMALL_LIMIT_BYTES
+    return dict([NO_SMALL_PIECES]) if small and NO_SMALL_PIECES[0] not in environ else {}
 
 
 def _trim_heap() -> None:

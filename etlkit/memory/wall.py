@@ -11,22 +11,27 @@ node's own exhaustion. mimalloc slips past it and jemalloc crashes on it, so wit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ..lazyclass import dataclass
 from ..units import MIB
-from .heap import free_heap_bytes
+from .allocation import ensure_room
 from .pseudofile import PseudoFile, field, open_if_there
 from .sample import MemorySample
 
 MARGIN_SHARE = 0.06
 MARGIN_FLOOR_BYTES = 8 * MIB
 """Kept free below the limit: page tables, kernel stacks and buffers, dirty pages, cache read between two placements."""
+
+PIECE_BYTES = 2 * MIB
+"""Native code takes its room in pieces: pages of Parquet, twice while they grow."""
 
 LAST_ROOM_BYTES = 2 * MIB
 """The wall never stands closer than this above what is mapped already, as long as that fits the limit at all: our
@@ -65,8 +70,10 @@ class Wall:
         self._status: PseudoFile | None = open_if_there(root / "proc/self/status")
         self._placement: WallPlacement | None = None
         self._lock = threading.Lock()
+        self._given_way = False
+        self._inside = 0
+        """Workers in native code that does not survive a failed malloc."""
         self.unavailable = self._why_not(pool)
-        free_heap_bytes()  # what it imports must be there before the wall is
         self._original = (0, 0) if self.unavailable else resource.getrlimit(resource.RLIMIT_DATA)
         self._stack_bytes = _thread_stack_bytes()
         self._code_bytes = 0
@@ -92,11 +99,9 @@ class Wall:
 
     def apply(self, placement: WallPlacement | None) -> None:
         """Put the wall there, or take it down."""
-        if self.unavailable:
-            return
         with self._lock:
-            self._placement = placement
-            self._set(None if placement is None else placement.data_bytes)
+            self._placement, self._given_way = placement, False
+            self._place()
 
     def raise_to(self, limit_bytes: int | None, sample: MemorySample) -> WallPlacement | None:
         """``place`` and ``apply``: after every resize, and with every sample near the limit."""
@@ -111,31 +116,42 @@ class Wall:
         everyone else go on while the one who failed lets go of what it holds.
         """
         with self._lock:
-            placement = self._placement
-            if placement is not None:
-                self._set(placement.data_bytes + placement.margin_bytes // 2)
+            self._given_way = self._placement is not None
+            self._place()
 
-    def require(self, size_bytes: int, purpose: str) -> None:
-        """MemoryError now if this much may not be mapped under the wall. A no-op while there is none.
+    @contextlib.contextmanager
+    def room(self, size_bytes: int, purpose: str) -> Iterator[None]:
+        """Inside it half of the margin is open; MemoryError on the way in if this much may not be allocated. No wall: a no-op.
 
-        For native code that does not survive a failed malloc half-way (pyarrow 26 writing Parquet, ``to_pylist``): ask
-        before going in, and fail where failing is safe.
+        For native code that does not survive a failed malloc half-way (pyarrow 26 writing Parquet): fail before it, where
+        failing is safe, and let it have the last bytes when others have used up what was there a moment ago.
         """
+        if self._placement is None:
+            yield
+            return
+        ensure_room(size_bytes, purpose, piece_bytes=PIECE_BYTES)
         with self._lock:
-            placement, status = self._placement, self._status
-            if placement is None or status is None:
-                return
-            room_bytes = placement.data_bytes - field(status.read(), b"\nVmData:") * 1024
-        # Freed memory that the heap keeps is mapped already: it serves first.
-        room_bytes += free_heap_bytes()
-        if size_bytes > room_bytes:
-            raise MemoryError(f"{purpose} needs {size_bytes} bytes, and {max(0, room_bytes)} are free under the wall")
+            self._inside += 1
+            self._place()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                self._place()
 
     def lift(self) -> None:
         """Take it down."""
         self.apply(None)
 
-    def _set(self, data_bytes: int | None) -> None:
+    def _place(self) -> None:
+        """Called with the lock held. Nothing is done where there is no wall."""
+        if self.unavailable:
+            return
+        placement, data_bytes = self._placement, None
+        if placement is not None:
+            opened = self._given_way or self._inside
+            data_bytes = placement.data_bytes + (placement.margin_bytes // 2 if opened else 0)
         # A limit that somebody else has put there is kept if it is the lower one.
         soft, hard = self._original
         if data_bytes is not None:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..memory.allocation import NO_SMALL_PIECES
 from . import quantity, spec
 from .answers import Json
 
@@ -24,6 +25,7 @@ def etl_environment(*, container: str, max_memory: str | None, backoff_limit: in
     given: dict[str, str | None] = {
         # The container's own name is not in the downward API (F28).
         "ETLKIT_CONTAINER_NAME": container,
+        NO_SMALL_PIECES[0]: NO_SMALL_PIECES[1],
         "ETLKIT_MAX_MEMORY": max_memory,
         "ETLKIT_BACKOFF_LIMIT": None if backoff_limit is None else str(backoff_limit),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etlkit.testing.cgroups import unavailable
+from etlkit.testing.cgroups import make_group, unavailable
 
 from ..conftest import REPOSITORY, environment
 from .expected import assert_same, part_revenue, read_output
@@ -65,3 +65,20 @@ def test_a_node_without_room_is_a_refusal_by_the_cluster(lineitem, tmp_path):
     done, events = local(lineitem, tmp_path, "out", *options)
     assert done.returncode == 77, done.stdout + done.stderr
     assert not any(event.get("oom_killed") for event in events)
+
+
+def test_below_a_small_limit_a_bare_run_starts_itself_again_with_glibcs_setting_once(lineitem, tmp_path):
+    job = tmp_path / "job.py"
+    job.write_text(
+        "import os\nimport etlkit as ek\n\n\n@ek.job\ndef small() -> ek.Pipeline:\n"
+        f"    open({str(tmp_path / 'seen')!r}, 'a').write(f\"{{os.getpid()}} {{os.environ.get('GLIBC_TUNABLES')}}\\n\")\n"
+        f"    return ek.read_parquet({str(lineitem)!r}).limit(3).write_parquet({str(tmp_path / 'out')!r})\n"
+    )
+    call = [sys.executable, "-m", "etlkit", "run", str(job), "--state", str(tmp_path / "state"), "--progress", "none"]
+    environ = {name: value for name, value in environment().items() if name != "GLIBC_TUNABLES"}
+    with make_group(128 << 20) as group:
+        process = subprocess.Popen(group.command(call), env=environ, stderr=subprocess.PIPE)
+        assert process.wait(60) == 0, process.stderr.read()
+    pids = {line.split()[0] for line in (tmp_path / "seen").read_text().splitlines()}
+    assert pids == {str(process.pid)}, "the same process, as its parent knows it"
+    assert (tmp_path / "seen").read_text().split()[1::2] == ["glibc.malloc.tcache_count=0"] * len(pids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -97,7 +98,8 @@ def test_no_wall_with_another_pool_and_it_says_why(pool: str) -> None:
     assert wall.unavailable is not None and pool in wall.unavailable and "system" in wall.unavailable
     assert wall.raise_to(256 * MIB, PLAIN) is None
     wall.give_way()
-    wall.require(10**15, "anything")
+    with wall.room(10**15, "anything"):
+        pass
     wall.lift()
 
 
@@ -115,9 +117,18 @@ try:
     bytearray(500 << 20)
 except MemoryError:
     print("refused")
-wall.require(64 << 20, "a part")
+half_open = placed.data_bytes + placed.margin_bytes // 2
+with wall.room(64 << 20, "a part"):
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == half_open
+    with wall.room(1 << 20, "another"):
+        pass
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == half_open, "as long as somebody is inside"
+    placed = wall.raise_to(400 << 20, sample)
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == placed.data_bytes + placed.margin_bytes // 2
+assert resource.getrlimit(resource.RLIMIT_DATA)[0] == placed.data_bytes
 try:
-    wall.require(500 << 20, "a part")
+    with wall.room(500 << 20, "a part"):
+        print("not here")
 except MemoryError as error:
     print(error)
 wall.give_way()
@@ -309,3 +320,26 @@ def test_thrash_as_measured_in_a_real_group() -> None:
 def test_thrash_is_pressure_stall_where_the_kernel_counts_it() -> None:
     before, after = replace(PLAIN, psi_some_us=1_000_000), replace(PLAIN, psi_some_us=1_250_000, major_faults=10**6)
     assert thrash(before, after, 0.5) == 0.5
+
+
+def test_a_table_of_keys_that_does_not_fit_is_an_error_and_not_the_end_of_the_process() -> None:
+    """pyarrow 26 makes the table without looking at whether it got its memory: SIGSEGV."""
+    script = """
+import resource, sys
+import pyarrow as pa
+import pyarrow.compute as pc
+from etlkit.engine.physical import count_up, index_in
+values, few = count_up(1 << 20), count_up(3)
+mapped = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (mapped + (24 << 20), resource.RLIM_INFINITY))
+assert index_in(few, few).to_pylist() == [0, 1, 2]
+try:
+    index_in(few, values)
+except MemoryError as error:
+    print(error, flush=True)
+pc.index_in(few, value_set=values)
+"""
+    environ = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environ)
+    assert done.stdout.startswith("matching keys needs 100663296 bytes"), done.stderr
+    assert done.returncode == -signal.SIGSEGV, "pyarrow looks now: index_in of engine/physical.py can go"

@@ -11,6 +11,7 @@ import pytest
 
 from etlkit.decide.policy import Policy
 from etlkit.errors import ConfigError
+from etlkit.memory.allocation import NO_SMALL_PIECES, small_pieces_setting
 from etlkit.runtime import first_ask, learned, notes
 from etlkit.runtime.first_ask import FIRST_BYTES, LEAST_BYTES, START_BYTES, need
 from etlkit.runtime.learned import Learned
@@ -121,3 +122,10 @@ def test_the_right_size_is_what_had_to_be_asked_for_and_was_used(resizes, done, 
     asked = [{"from_bytes": a * MIB, "to_bytes": b * MIB, "outcome": outcome} for a, b, outcome in resizes]
     found = learned.right_size(asked, 320 * MIB if not asked else None, 160 * MIB, Policy(), done=done)
     assert found == (None if wanted is None else wanted * MIB)
+
+
+def test_a_small_limit_wants_a_heap_in_one_piece_and_what_the_author_set_is_left_alone():
+    name, value = NO_SMALL_PIECES
+    assert small_pieces_setting(128 * MIB, {}) == {name: value}
+    assert small_pieces_setting(128 * MIB, {name: "glibc.malloc.check=1"}) == {}
+    assert small_pieces_setting(512 * MIB, {}) == {} == small_pieces_setting(None, {})
