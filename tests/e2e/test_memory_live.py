@@ -205,13 +205,13 @@ def test_a_second_stage_that_needs_little_gives_memory_back(policy, src, tmp_pat
 
 
 def test_the_next_run_and_a_replaced_pod_ask_for_the_learned_size_at_once(src, tmp_path):
-    options = ("--memory", "128Mi", "--max-memory", "1Gi", "--resize-policy", "NotRequired")
+    options = ("--memory", "112Mi", "--max-memory", "1Gi", "--resize-policy", "NotRequired")
     with started("part_revenue.py", src, tmp_path, *options) as first:
         assert first.rest() == 0, "".join(first.said)
     asked = [event for event in first.named("resize") if event["outcome"] == "requested"]
     assert "forecast" in asked[0]["reason"] or "allocations" in asked[0]["reason"]
     note = json.loads((tmp_path / "state" / ".learned.json").read_text())["part_revenue"]
-    assert note["limit_bytes"] > 128 << 20 and note["resume_bytes"] is None and note["split_factor"] > 0
+    assert note["limit_bytes"] > 112 << 20 and note["resume_bytes"] is None and note["split_factor"] > 0
 
     # The same run again: done, and nothing is asked for.
     with started("part_revenue.py", src, tmp_path, *options) as again:
