@@ -40,7 +40,7 @@ ROUTE_ROWS = 98_304
 """Rows gathered before they are partitioned: larger takes and longer slices, for a few MiB a worker. Below a row group of 112,000."""
 FUSED_SLICES = 2
 """So many slices are read at once where a scan ends in a group-by: its columns are few and narrow, and each batch has its price."""
-WRITE_ROOM_BYTES = 6 << 20
+WRITE_ROOM_BYTES = 8 << 20
 COUNT_BYTES = 256 << 20
 """So much of a text file is read again to say which rows an author's function was given."""
 PREAGGREGATE_BELOW = 0.3

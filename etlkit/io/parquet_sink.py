@@ -24,7 +24,7 @@ COMPRESSIONS = ("snappy", "zstd", "lz4", "gzip", "brotli", "none")
 ROW_GROUP_ROWS = 128 * 1024
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 """Decoded bytes at which a row group is written though it has fewer rows."""
-DICTIONARY_BYTES = 256 << 10
+DICTIONARY_BYTES = 64 << 10
 """Of one column of a row group; past it the column goes on plain. Arrow's table of it takes six times as much."""
 SAMPLE_ROWS = 16 * 1024
 DICTIONARY_RATIO = 0.25
