@@ -6,6 +6,7 @@ cost: spilling against resizing. One request is in flight at most, and its inten
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ..lazyclass import dataclass
@@ -111,6 +112,9 @@ def wish(state: State, policy: Policy) -> Wish | None:
     )
     if seen.spill_cost_s * share <= seen.resize_cost_s:
         return None
+    if math.isinf(seen.spill_cost_s):  # not an etlkit job: nothing can be spilled, and its end is not known
+        words = f"memory is about to reach {format_bytes(projected)}; the limit is {limit}"
+        return replace(found, reason=words)
     spilling, resizing = format_seconds(seen.spill_cost_s * share), format_seconds(seen.resize_cost_s)
     what = "a restart" if policy.mode is ResizeMode.RESTART else "a live resize"
     words = (

@@ -15,6 +15,8 @@ from .policy import Policy
 from .state import PATIENCE_S, State, Step, at_floor, thinnest
 
 SETTLE_S = 0.5
+SHORT_SHOWN_S = 3.0
+"""So long after a failed allocation memory is shown as tight at the least."""
 """How long a relief is given to show in memory in use."""
 LONGEST_SETTLE_S = 3.0
 """How long running splits, which a smaller setting does not reach, are waited for."""
@@ -210,7 +212,12 @@ def allocation_failed(state: State, event: AllocationFailed, policy: Policy) -> 
     at_smallest = at_floor(state, policy) and (fixed or event.slice_rows <= policy.min_slice_rows)
     # A first try says that something got done since the last failure.
     before = 0 if event.tries <= 1 else state.floor_tries
-    state = replace(state, floor_tries=before + 1 if at_smallest else 0, calm_since_s=None)
+    state = replace(
+        state,
+        floor_tries=before + 1 if at_smallest else 0,
+        calm_since_s=None,
+        short_until_s=state.at_s + SHORT_SHOWN_S,
+    )
     if event.tries >= ASK_AFTER_TRIES or at_smallest:
         state = replace(state, needed_bytes=max(state.needed_bytes, _needed_in_all(state, event)))
     state, out = _release(state, why, SETTLE_S)

@@ -52,20 +52,26 @@ def update(state: State, seen: Observed, policy: Policy) -> Step:
         share = seen.projected_bytes / limit_bytes
         # A forecast above the limit is tight, not critical: there is room now, and time.
         level = _grade(share, policy.tight, math.inf, state.level, GAP)
+    short = state.at_s < state.short_until_s
+    if short:
+        # The wall refuses what the cgroup would still have room for, so use alone would say calm.
+        level = max(level, Level.CRITICAL if state.floor_tries else Level.TIGHT, key=rank)
     calm_since_s = state.calm_since_s if now is Level.CALM else None
     if now is Level.CALM and calm_since_s is None:
         calm_since_s = state.at_s
     changed = level is not state.level
     if changed or now is not state.pressure or calm_since_s != state.calm_since_s:
         state = replace(state, pressure=now, level=level, calm_since_s=calm_since_s)
-    return state, (SetLevel(level, _why(seen, limit_bytes, policy)),) if changed else ()
+    return state, (SetLevel(level, _why(seen, limit_bytes, policy, short)),) if changed else ()
 
 
-def _why(seen: Observed, limit_bytes: int | None, policy: Policy) -> str:
+def _why(seen: Observed, limit_bytes: int | None, policy: Policy, short: bool) -> str:
     if not limit_bytes:
         return "there is no limit"
     share = 100 * seen.used_bytes / limit_bytes
     words = f"{format_bytes(seen.used_bytes)} in use are {share:.0f} % of the limit of {format_bytes(limit_bytes)}"
+    if short:
+        words += "; allocations fail and are tried again"
     if seen.thrash >= THRASH_TIGHT:
         words += f"; {100 * seen.thrash:.0f} % of the time goes into reading pages back"
     return f"{words}; {format_bytes(seen.projected_bytes)} are forecast at the peak"

@@ -105,6 +105,8 @@ class State:
     settle_splits: int = 0
     """A smaller setting works only on splits that start later: until so many are done, or ``settle_by_s``, it is waited."""
     released_at_s: float | None = None
+    short_until_s: float = 0.0
+    """An allocation failed a moment ago: until then nobody is told that memory is calm."""
     floor_tries: int = 0
     """Allocations that failed at the smallest settings, with nothing getting done in between."""
     needed_bytes: int = 0

@@ -252,11 +252,13 @@ class Gauge:
             return (figures.rows_total - figures.rows_in) / rate
         left = max(0, figures.splits_total - figures.splits_done)
         pace = _rate(self._paces)
-        if pace:
+        if pace and left:
             return left / pace
         # None of this stage's splits is done yet: those that wait will take as long as these have already, at the least.
+        # With none waiting nobody knows how far those that run have come: no figure then, and never "0 ms left".
         elapsed_s = self._last_s - self._stage_began_s
-        return elapsed_s * max(0, left - self.workers) / self.workers if elapsed_s >= LONG_SPLIT_S else None
+        waiting = left - self.workers
+        return elapsed_s * waiting / self.workers if waiting > 0 and elapsed_s >= LONG_SPLIT_S else None
 
 
 def _rate(points: deque[tuple[float, int]]) -> float:

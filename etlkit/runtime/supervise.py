@@ -11,6 +11,7 @@ Standard library only: the supervisor takes some 20 MiB of the container's memor
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -204,7 +205,7 @@ class _Watch:
         self._step(
             events.Observed(
                 at_s, sample.limit_bytes, sample.used_bytes, 0, 0, projected, sample.used_bytes, 0.0, None,
-                spill_cost_s=1e9, resize_cost_s=0.1, thrash=lost,
+                spill_cost_s=math.inf, resize_cost_s=0.1, thrash=lost,
             )
         )  # fmt: skip
         if interval_s(sample) > 2 * TICK_S and projected == sample.used_bytes:

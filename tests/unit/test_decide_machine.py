@@ -124,6 +124,22 @@ def only(out: tuple[Instruction, ...], kind: type) -> list[Instruction]:
 # Levels
 
 
+def test_memory_is_not_called_calm_while_allocations_fail() -> None:
+    run = Run(ResizeMode.NONE)
+    run.look(50, 60)
+    run.fail(1)
+    told = only(run.look(50, 60), SetLevel)[0]
+    assert told.level is Level.TIGHT and "allocations fail" in told.reason
+    assert only(run.look(50, 60, after=4), SetLevel)[0].level is Level.CALM
+
+
+def test_a_process_that_cannot_spill_is_not_told_what_spilling_would_cost() -> None:
+    run = Run(ResizeMode.LIVE)
+    run.look(100, 310, spill=float("inf"), times=3)
+    run.committed()
+    assert "spilling" not in run.asked().reason and "about to reach" in run.asked().reason
+
+
 def test_levels_rise_at_once_and_fall_with_hysteresis() -> None:
     run = Run(ResizeMode.NONE)
     assert only(run.look(0.81 * 192), SetLevel)[0].level is Level.TIGHT
