@@ -14,7 +14,7 @@ from ..checkpoint import RunRef
 from .join import OUT_ROWS
 from .stages import ExchangeOutput, ScanInput
 from .widths import row_bytes
-from .work import FUSED_SLICES, ROUTE_ROWS, Task
+from .work import FUSED_SLICES, ROUTE_ROWS, Task, piece_bytes
 
 FORMS = 3
 """A batch exists about three times at once: decoded, masked, projected."""
@@ -64,4 +64,7 @@ def _reading(task: Task, slice_rows: int, runs: Mapping[int, tuple[RunRef, ...]]
         return max(working for working, _ in several) + joined, sum(rows for _, rows in several)
     refs = [ref for stage in task.input.stages for ref in runs.get(stage, ())]
     rows = sum(ref.rows for ref in refs) * len(task.partitions) // task.input.partitions
-    return REDUCE_FORMS * sum(ref.bytes for ref in refs) // task.input.partitions, rows
+    held = sum(ref.bytes for ref in refs) // task.input.partitions
+    if task.input.reducer.cut_again is not None:
+        held = min(held, piece_bytes(task.stage, slice_rows))
+    return REDUCE_FORMS * held, rows

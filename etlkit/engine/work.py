@@ -33,6 +33,9 @@ from .widths import row_bytes
 
 CUT_AGAIN_BYTES = 12 << 20
 """Merging a partition takes about eight times its partials, and there are two workers."""
+LEAST_PIECE_BYTES = 2 << 20
+PIECE_BYTES_A_ROW = 192
+"""A partition's pieces get smaller with the slices: 12 MiB at 65,536 rows, a quarter of that at 16,384."""
 MOST_PIECES = 256
 POSITION_BITS = 40
 """Of a row's position for its number in its split, if nothing better is known; the bits above are the split's."""
@@ -224,24 +227,30 @@ def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) 
         sides = [_side(bench.readers(stage), partition) for stage in reduce.stages]
         if not reduce.reducer.even_if_empty and not any(rows for rows, _ in sides):
             continue
-        for cut in _cut_again(reduce.reducer, sides):
+        for cut in _cut_again(reduce.reducer, sides, piece_bytes(task.stage, slice_rows)):
             for batch in reduce.reducer.reduce(cut):
                 for start in range(0, batch.num_rows, slice_rows):
                     yield batch.slice(start, slice_rows)
 
 
-def _cut_again(reducer: Reducer, sides: Sequence[tuple[int, Side]]) -> Iterator[list[Side]]:
-    """A partition that is much larger than planned, in smaller ones by other bits of the hash, read once for each.
+def piece_bytes(stage: Stage, slice_rows: int) -> int:
+    """How much of a partition is reduced at once. With an author's function after it a constant: the batches that it sees must not
+    depend on memory."""
+    if stage.has_author_functions:
+        return CUT_AGAIN_BYTES
+    return min(CUT_AGAIN_BYTES, max(LEAST_PIECE_BYTES, slice_rows * PIECE_BYTES_A_ROW))
 
-    What is too large is a constant: the rows that a later step sees must not depend on memory.
-    """
+
+def _cut_again(reducer: Reducer, sides: Sequence[tuple[int, Side]], most_bytes: int) -> Iterator[list[Side]]:
+    """A partition that is larger than planned, or than there is room for, in smaller ones by other bits of the hash, read once for
+    each."""
     streams = [stream for _, stream in sides]
     schema = reducer.cut_again
     held = 0 if schema is None else sum(rows for rows, _ in sides) * row_bytes(schema)
-    if held <= CUT_AGAIN_BYTES:
+    if held <= most_bytes:
         yield streams
         return
-    pieces = min(MOST_PIECES, 1 << (held // CUT_AGAIN_BYTES).bit_length())
+    pieces = min(MOST_PIECES, 1 << (held // most_bytes).bit_length())
     for piece in range(pieces):
         yield [_piece(stream, reducer.keys_in_front, piece, pieces) for stream in streams]
 
