@@ -16,6 +16,7 @@ from ..units import format_bytes, format_seconds
 from .charts import Chart, Key, Lane, byte_ticks, clock, decimal_ticks
 from .pages import Tile, document, section, table, tiles
 from .ranges import Bar, bars
+from .summary import WORTH_TELLING, throttled_share
 from .timeline import Point, Timeline
 from .verdict import verdict
 
@@ -57,6 +58,7 @@ def _tiles(story: _Story, seen: Timeline) -> str:
     peak = max((one["peak_bytes"] or 0 for one in story["attempts"]), default=0)
     out = f", {story['rows_out']:,} out" if story["status"] == "done" else " and saved"
     saved = 100 * (static - reserved) / static if reserved is not None and static else 0.0
+    held = throttled_share(story, seen)
     return tiles(
         [
             Tile(format_seconds(seen.end_s), "from first event to last"),
@@ -71,6 +73,11 @@ def _tiles(story: _Story, seen: Timeline) -> str:
             Tile(str(restarts), "restarts"),
             Tile(f"{granted} of {len(story['resizes'])}", "resizes granted"),
             Tile(f"{again:,}", "rows read a second time"),
+            *(
+                [Tile(f"{100 * held:.0f} %", "of the time held back by the CPU quota", "bad")]
+                if held >= WORTH_TELLING
+                else []
+            ),
         ]
     )
 

@@ -16,6 +16,7 @@ from .timeline import Span, Timeline, timeline
 
 _ATTEMPT = (
     "number", "started_at", "ended_at", "exit_code", "ended_by", "limit_bytes", "peak_bytes", "resumed_from",
+    "throttled_s",
 )  # fmt: skip
 _RESIZE = ("at", "from_bytes", "to_bytes", "reason", "outcome", "requested_to_actuated_s")
 _CHECKPOINT = ("id", "at", "duration_s", "bytes", "reason")

@@ -13,6 +13,9 @@ from ..units import format_bytes, format_seconds
 from .state import observe
 from .timeline import Timeline, timeline
 
+WORTH_TELLING = 0.01
+"""Of the time throttled."""
+
 
 def summarise(state: str | os.PathLike[str]) -> str:
     """Several lines about the newest run in that state directory. Errors as ``observe``'s."""
@@ -32,7 +35,9 @@ def summarise(state: str | os.PathLike[str]) -> str:
 def lines(story: Mapping[str, Any], seen: Timeline) -> list[str]:
     """What happened, a sentence or two a line."""
     told = [_headline(story, seen), _rows(story)]
-    told += [text for text in (_restarts(story, seen), _memory(story, seen), _checkpoints(story)) if text]
+    told += [
+        text for text in (_restarts(story, seen), _memory(story, seen), _cpu(story, seen), _checkpoints(story)) if text
+    ]
     told += [
         f"Attempt {event.get('attempt')} found the state damaged: {event.get('message')}."
         for _, event in seen.marks
@@ -101,6 +106,19 @@ def _memory(story: Mapping[str, Any], seen: Timeline) -> str:
             f"all the time would have been {static:.2f}: {saved:.0f} % saved."
         )
     return text
+
+
+def throttled_share(story: Mapping[str, Any], seen: Timeline) -> float:
+    """Of the run's time, how much its CPU quota held it back."""
+    total_s = sum(one.get("throttled_s") or 0.0 for one in story["attempts"])
+    return min(1.0, total_s / seen.end_s) if seen.end_s > 0 else 0.0
+
+
+def _cpu(story: Mapping[str, Any], seen: Timeline) -> str:
+    share = throttled_share(story, seen)
+    if share < WORTH_TELLING:
+        return ""
+    return f"The CPU quota held it back {100 * share:.0f} % of the time: a higher limit, or --max-cpu, makes it faster."
 
 
 def _largest(seen: Timeline) -> str:

@@ -148,6 +148,20 @@ def test_a_throttled_job_asks_for_cpu_and_gets_it_without_a_restart(src, tmp_pat
         assert not run.named("container_exited"), "nothing was restarted"
 
 
+def test_how_long_the_quota_held_it_back_is_told_by_show_and_report(lineitem, tmp_path, etlkit_command):
+    with contextlib.closing(choose(None)) as enforcer:
+        if "cpu" not in enforcer.describe():
+            pytest.skip("no cpu cgroup here")
+    with started("part_revenue.py", lineitem, tmp_path, "--memory", "512Mi", "--cpu", "300m") as run:
+        assert run.rest() == 0, "".join(run.said)
+    state, page = str(tmp_path / "state"), str(tmp_path / "page.html")
+    (attempt,) = json.loads(etlkit_command("show", state, "--json", cwd=tmp_path).stdout)["attempts"]
+    assert attempt["throttled_s"] > 0.1
+    assert "The CPU quota held it back" in etlkit_command("show", state, cwd=tmp_path).stdout
+    assert etlkit_command("report", state, "-o", page, cwd=tmp_path).returncode == 0
+    assert "held back by the CPU quota" in Path(page).read_text()
+
+
 @pytest.mark.long  # under load a leak is now and then told too late for this job, which is short
 def test_growth_that_no_split_explains_is_told_as_a_leak(src, tmp_path):
     options = ("--memory", "512Mi", "--resize-policy", "NotRequired", "--workers", "1")

@@ -27,6 +27,7 @@ CONTRACT = {
 }  # fmt: skip
 ATTEMPT = {
     "number", "started_at", "ended_at", "exit_code", "ended_by", "limit_bytes", "peak_bytes", "resumed_from",
+    "throttled_s",
 }  # fmt: skip
 RESIZE = {"at", "from_bytes", "to_bytes", "reason", "outcome", "requested_to_actuated_s"}
 PLAN = [
