@@ -234,9 +234,9 @@ def _reduce(reduce: ReduceInput, task: Task, bench: Workbench, slice_rows: int) 
 
 
 def piece_bytes(stage: Stage, slice_rows: int) -> int:
-    """How much of a partition is reduced at once. With an author's function after it a constant: the batches that it sees must not
-    depend on memory."""
-    if stage.has_author_functions:
+    """How much of a partition is reduced at once. It follows the slices only where rows go to a sink: what an author's function is
+    given, and which rows a limit or ``first`` after it takes, must not depend on memory."""
+    if stage.has_author_functions or isinstance(stage.output, ExchangeOutput):
         return CUT_AGAIN_BYTES
     return min(CUT_AGAIN_BYTES, max(LEAST_PIECE_BYTES, slice_rows * PIECE_BYTES_A_ROW))
 

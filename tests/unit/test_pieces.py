@@ -45,3 +45,9 @@ def test_an_authors_function_gets_the_same_batches_whatever_room_there_is(src: s
     grouped = ek.read_parquet(src).group_by("k").agg(v=ek.sum("v")).map_batches(lambda batch: batch, version="1")
     stage = lower([grouped.write_parquet(f"{src}.out")]).stages[1]
     assert work.piece_bytes(stage, 1) == work.CUT_AGAIN_BYTES
+
+
+def test_which_groups_a_limit_takes_does_not_depend_on_memory(src: str) -> None:
+    grouped = ek.read_parquet(src).group_by("k").agg(v=ek.sum("v")).limit(5)
+    stage = lower([grouped.write_parquet(f"{src}.out")]).stages[1]
+    assert work.piece_bytes(stage, 1) == work.CUT_AGAIN_BYTES
