@@ -15,9 +15,9 @@ from .policy import Policy
 from .state import PATIENCE_S, State, Step, at_floor, thinnest
 
 SETTLE_S = 0.5
+"""How long a relief is given to show in memory in use."""
 SHORT_SHOWN_S = 3.0
 """So long after a failed allocation memory is shown as tight at the least."""
-"""How long a relief is given to show in memory in use."""
 LONGEST_SETTLE_S = 3.0
 """How long running splits, which a smaller setting does not reach, are waited for."""
 RELEASE_EVERY_S = 5.0

@@ -23,6 +23,7 @@ from pathlib import Path
 from ..lazyclass import dataclass
 from ..units import MIB
 from .allocation import ensure_room
+from .heap import free_heap_bytes
 from .pseudofile import PseudoFile, field, open_if_there
 from .sample import MemorySample
 
@@ -74,6 +75,7 @@ class Wall:
         self._inside = 0
         """Workers in native code that does not survive a failed malloc."""
         self.unavailable = self._why_not(pool)
+        free_heap_bytes()  # who looks for leaks asks under the wall, and what that imports must be there before
         self._original = (0, 0) if self.unavailable else resource.getrlimit(resource.RLIMIT_DATA)
         self._stack_bytes = _thread_stack_bytes()
         self._code_bytes = 0
